@@ -1,0 +1,63 @@
+//! Why storage could not do what it was asked.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+/// A storage error. Clonable, since one failed sync fails every write that waited for it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A read, write or sync failed. A failed write or sync is final: the store is fail-safe from
+    /// then on and answers every later write with [`Error::FailSafe`].
+    #[error("{operation} of {path}: {source}")]
+    Io {
+        /// What was tried, e.g. `"fdatasync"`.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: Arc<io::Error>,
+    },
+    /// Bytes on disk are not what was written: the replica must not vote with them.
+    #[error("damage in {path} at byte {offset}: {reason}")]
+    Damage {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// What was wrong.
+        reason: &'static str,
+    },
+    /// An earlier write or sync failed; nothing is written until the node restarts on a sound disk.
+    #[error(
+        "storage is fail-safe after an earlier write error: restart the node once the disk is sound"
+    )]
+    FailSafe,
+    /// The asked entries are purged.
+    #[error("entries up to {purged} are purged")]
+    Purged {
+        /// The last purged index.
+        purged: u64,
+    },
+    /// A value or batch exceeds what the store takes.
+    #[error("{bytes} bytes exceed the limit of {bytes_max}")]
+    TooLarge {
+        /// The size offered.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The file's format version is not known to this build.
+    #[error("{path} has format version {version}, which this build does not read")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        version: u32,
+    },
+    /// The state database failed; it is rebuilt from snapshot and log at the next start.
+    #[error("state database: {0}")]
+    State(Arc<sled::Error>),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}

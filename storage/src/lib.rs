@@ -1,0 +1,23 @@
+//! What a node keeps on disk.
+//!
+//! `storage` knows groups (one Raft group each), log entries, rows and snapshot files. It does not
+//! know what they mean: no relays, no mailboxes, no Raft library.
+//!
+//! - [`LogStore`]: one segment log for all groups; an entry is durable once its [`Done`] ran with `Ok`.
+//! - [`StateStore`] and [`GroupState`]: the rows of each group, an in-memory overlay over sled.
+//! - snapshot files: a group's rows at one applied position, streamed to lagging peers.
+
+mod error;
+mod log_store;
+mod rows;
+
+pub use error::Error;
+pub use log_store::{Done, Health, LogEntry, LogGroup, LogStore, Position};
+pub use rows::{MemoryRows, RowsRead, RowsWrite};
+
+use serde::{Deserialize, Serialize};
+
+/// A Raft group. Group 0 is `meta`; the shards follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GroupId(pub u32);

@@ -1,0 +1,93 @@
+//! The contract of the log: what Raft needs of a disk, for all groups of a node at once.
+
+use std::{future::Future, ops::Range, pin::Pin};
+
+use bytes::Bytes;
+
+use crate::{Error, GroupId};
+
+/// Where an entry stands: Raft's term and index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// The term of the leader that proposed the entry.
+    pub term: u64,
+    /// The entry's index; indexes of a group are contiguous.
+    pub index: u64,
+}
+
+/// One entry of a group's log. `payload` is opaque here; cloning shares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its position.
+    pub position: Position,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+/// What the log holds of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogGroup {
+    /// The last saved vote, opaque.
+    pub vote: Option<Bytes>,
+    /// The last purged position.
+    pub purged: Option<Position>,
+    /// The last entry, or `purged` where no entry is left.
+    pub last: Option<Position>,
+}
+
+/// Runs once, on any thread, when a write is durable (`Ok`) or will never be (`Err`).
+pub type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// Whether the store still takes writes.
+#[derive(Clone, Debug)]
+pub enum Health {
+    /// All is well.
+    Sound,
+    /// A write or sync failed with this error; every write since answers [`Error::FailSafe`].
+    FailSafe(Error),
+}
+
+/// The log of all groups of a node.
+///
+/// Writes of one group take effect in call order, are visible to [`LogStore::read`] and
+/// [`LogStore::group`] at once, and are durable when their [`Done`] ran. Dones of one group run in
+/// call order. Calls return at once, except that they block while the write queue is over its bound.
+pub trait LogStore: Send + Sync + 'static {
+    /// The groups known, with what the log holds of each.
+    fn groups(&self) -> Vec<GroupId>;
+
+    /// What the log holds of `group`; the default for a group never written.
+    fn group(&self, group: GroupId) -> LogGroup;
+
+    /// Appends entries that follow the group's last one without a gap.
+    fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done);
+
+    /// Saves the group's vote.
+    fn save_vote(&self, group: GroupId, vote: Bytes, done: Done);
+
+    /// Removes every entry after `index` (all of them for `None`).
+    fn truncate_after(&self, group: GroupId, index: Option<u64>, done: Done);
+
+    /// Forgets entries up to and including `upto`, which may lie past the last entry (after a
+    /// snapshot was installed).
+    fn purge(&self, group: GroupId, upto: Position, done: Done);
+
+    /// Forgets the group altogether.
+    fn drop_group(&self, group: GroupId, done: Done);
+
+    /// Reads entries of `range`, in order, at most about `bytes_max` bytes but at least one entry
+    /// where there is one. Comes from memory for recent entries, else from disk off the async
+    /// threads.
+    fn read(
+        &self,
+        group: GroupId,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<LogEntry>, Error>> + Send>>;
+
+    /// Whether the store still takes writes.
+    fn health(&self) -> Health;
+
+    /// Finishes queued writes and closes the files. Later calls answer [`Error::Closed`].
+    fn close(&self);
+}
