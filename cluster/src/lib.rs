@@ -12,5 +12,13 @@
 pub mod machine;
 pub mod model;
 mod relay;
+mod shard_handle;
+mod surroundings;
+mod topology;
 
 pub use relay::*;
+pub use shard_handle::{
+    Fence, Leadership, ProposeError, Role, ShardHandle, ShardObserver, ShardPort,
+};
+pub use surroundings::{Clock, Entropy, Surroundings};
+pub use topology::{LeaderTable, LocalShards, Member, Settings, Topology};

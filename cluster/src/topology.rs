@@ -1,0 +1,188 @@
+//! Who holds what: the shard map, and who leads at this moment.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use heliograph_transport::NodeId;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{
+    ShardHandle,
+    model::{KeyHasher, SLOTS, ShardId, Slot},
+};
+
+/// A node of the cluster, as the registry has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub id: NodeId,
+    /// Where its peers reach it, "host:port": QUIC on UDP, the tripwire on TCP.
+    pub address: String,
+    /// Counts how often the node began with an empty disk; part of its Raft id.
+    pub incarnation: u32,
+    /// Whether the node has taken its place once: from then on it must bring its disk.
+    pub admitted: bool,
+}
+
+/// What the cluster agreed on at its start. Replicated; the same on every node.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The key under which device ids are hashed to mailboxes.
+    #[serde(with = "serde_bytes")]
+    pub routing_key: [u8; 32],
+    /// The key under which API keys are hashed and messages are fingerprinted.
+    #[serde(with = "serde_bytes")]
+    pub secret_key: [u8; 32],
+    /// How long a message waits where its sender says nothing, in milliseconds.
+    pub ttl_default_ms: u64,
+    /// How long a sender may let a message wait, in milliseconds.
+    pub ttl_max_ms: u64,
+    /// How long a message id is remembered, in milliseconds.
+    pub dedup_window_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let millis = |duration: Duration| duration.as_secs() * 1000;
+        Self {
+            routing_key: [0; 32],
+            secret_key: [0; 32],
+            // The contract's 30 days, and three times that for those who ask.
+            ttl_default_ms: millis(30 * DAY),
+            ttl_max_ms: millis(90 * DAY),
+            // The contract's hour.
+            dedup_window_ms: millis(Duration::from_secs(60 * 60)),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("ttl_default_ms", &self.ttl_default_ms)
+            .field("dedup_window_ms", &self.dedup_window_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Nodes, shards and settings: the meta group's state as one value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// Counts changes.
+    pub version: u64,
+    /// The nodes.
+    pub members: Vec<Member>,
+    /// The replicas of each shard, the preferred leader first; index = shard.
+    pub shards: Vec<Vec<NodeId>>,
+    /// See [`Settings`].
+    pub settings: Settings,
+}
+
+impl Topology {
+    /// Which shard holds `slot`: slots are spread in contiguous ranges of nearly equal size.
+    pub fn shard_of(&self, slot: Slot) -> ShardId {
+        let shards = self.shards.len() as u32;
+        let shard = u32::from(slot.0) * shards / u32::from(SLOTS);
+        ShardId(u16::try_from(shard).expect("slot < SLOTS, so shard < shards ≤ 256"))
+    }
+
+    /// The nodes that hold `shard`, the preferred leader first; empty for an unknown shard.
+    pub fn replicas(&self, shard: ShardId) -> &[NodeId] {
+        self.shards.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
+    }
+
+    /// All shards.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..u16::try_from(self.shards.len()).unwrap_or(u16::MAX)).map(ShardId)
+    }
+
+    /// A member.
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == node)
+    }
+
+    /// Hashes device ids to mailboxes.
+    pub fn key_hasher(&self) -> KeyHasher {
+        KeyHasher::new(self.settings.routing_key)
+    }
+}
+
+/// Who leads each shard, as far as this node has heard: from its own replicas, from beats, from
+/// answers. A hint for routing, never a licence.
+#[derive(Debug)]
+pub struct LeaderTable {
+    leaders: RwLock<BTreeMap<ShardId, (u64, Option<NodeId>)>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for LeaderTable {
+    fn default() -> Self {
+        Self { leaders: RwLock::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl LeaderTable {
+    /// The leader of `shard` and its term.
+    pub fn leader(&self, shard: ShardId) -> Option<(NodeId, u64)> {
+        let leaders = self.leaders.read();
+        leaders.get(&shard).and_then(|(term, node)| node.map(|node| (node, *term)))
+    }
+
+    /// Notes that `node` leads `shard` in `term`; older terms are ignored.
+    pub fn learn(&self, shard: ShardId, term: u64, node: NodeId) {
+        let mut leaders = self.leaders.write();
+        let known = leaders.entry(shard).or_default();
+        if known.0 > term || *known == (term, Some(node)) {
+            return;
+        }
+        *known = (term, Some(node));
+        drop(leaders);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Notes that `node` does not lead `shard` (any more).
+    pub fn forget(&self, shard: ShardId, node: NodeId) {
+        let mut leaders = self.leaders.write();
+        let Some(known) = leaders.get_mut(&shard) else { return };
+        if known.1 == Some(node) {
+            known.1 = None;
+            drop(leaders);
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Wakes whenever a leader is learned or forgotten.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+/// The replicas on this node.
+#[derive(Debug, Default)]
+pub struct LocalShards {
+    shards: RwLock<BTreeMap<ShardId, ShardHandle>>,
+}
+
+impl LocalShards {
+    /// The local replica of `shard`, if this node holds one.
+    pub fn get(&self, shard: ShardId) -> Option<ShardHandle> {
+        self.shards.read().get(&shard).cloned()
+    }
+
+    /// All local replicas.
+    pub fn all(&self) -> Vec<ShardHandle> {
+        self.shards.read().values().cloned().collect()
+    }
+
+    /// Adds a replica.
+    pub fn insert(&self, shard: ShardHandle) {
+        self.shards.write().insert(shard.id(), shard);
+    }
+
+    /// Removes all, at shutdown.
+    pub fn clear(&self) {
+        self.shards.write().clear();
+    }
+}
