@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{DeviceId, MailboxKey, Message, MessageId, Priority};
+use super::Pending;
+use crate::model::{DeviceId, MailboxKey, MessageId, Priority};
 
 /// One Raft entry: commands in order, and the leader's time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,7 +115,8 @@ pub enum Outcome {
     },
     /// The same (sender, recipient, message id) came with another content.
     Conflict,
-    /// The mailbox is at its limit of messages or bytes.
+    /// The mailbox is at its limit of messages or bytes, or holds too many copies of this message
+    /// id from other senders ([`super::CONTESTS_MAX`]).
     MailboxFull,
     /// So many pending messages were forgotten.
     Acknowledged {
@@ -128,6 +130,11 @@ pub enum Outcome {
         /// Whether more are due.
         more: bool,
     },
+    /// The content exceeds [`crate::model::CONTENT_BYTES_MAX`]. Whoever proposes checks before;
+    /// this keeps a faulty proposal from stopping the shard.
+    TooLarge,
+    /// Another device of the slot has an API key with this id: propose again with another one.
+    KeyIdTaken,
 }
 
 /// What the leader's actors have to know of a change.
@@ -138,8 +145,8 @@ pub enum Effect {
     Arrived {
         /// Which mailbox.
         mailbox: MailboxKey,
-        /// The message.
-        message: Message,
+        /// The message, and what it waits for.
+        pending: Pending,
     },
     /// Messages left a mailbox.
     Removed {
@@ -168,4 +175,15 @@ pub enum Removal {
     Expired,
     /// The sender took it back; its number reaches the recipient as `skipped`.
     Cancelled,
+}
+
+impl Removal {
+    /// The word clients see in a `skipped` frame; `None` where no client is told.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Acknowledged => None,
+            Self::Expired => Some("expired"),
+            Self::Cancelled => Some("cancelled"),
+        }
+    }
 }

@@ -4,5 +4,9 @@
 //! the same rows.
 
 mod command;
+mod delivery;
+mod pending;
 
 pub use command::*;
+pub use delivery::{Delivery, DeliveryLimits, Input, Output, Resume, SubscriptionId};
+pub use pending::{CONTESTS_MAX, Found, Gap, LaneCounts, LaneRead, MailboxCounts, Pending};
