@@ -57,6 +57,17 @@ pub enum Error {
     /// The state database failed; it is rebuilt from snapshot and log at the next start.
     #[error("state database: {0}")]
     State(Arc<sled::Error>),
+    /// The snapshot was replaced by a newer one: start again with that.
+    #[error("the snapshot was replaced by a newer one")]
+    SnapshotGone,
+    /// A chunk or end that does not follow what arrived so far.
+    #[error("byte {expected} is next, not {offered}")]
+    OutOfOrder {
+        /// Where the next chunk belongs.
+        expected: u64,
+        /// Where the offered one begins.
+        offered: u64,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -20,6 +20,14 @@ pub trait RowsWrite: RowsRead {
     /// Sets `key` to `value` (≤ 64 KiB).
     fn put(&mut self, key: Bytes, value: Bytes);
 
+    /// Sets `key`, which the caller knows to be absent, e.g. because its number was never given
+    /// out before. A row so put and soon deleted leaves no trace on disk; [`RowsWrite::put`] has to
+    /// allow for an older row. Debug builds panic where the row exists.
+    fn put_new(&mut self, key: Bytes, value: Bytes) {
+        debug_assert!(!matches!(self.get(&key), Ok(Some(_))), "put_new of a row that exists");
+        self.put(key, value);
+    }
+
     /// Removes `key`.
     fn delete(&mut self, key: Bytes);
 }
