@@ -9,11 +9,22 @@
 
 mod error;
 mod log_store;
+mod metrics;
 mod rows;
+mod snapshot;
+mod state;
 
 pub use error::Error;
 pub use log_store::{Done, Health, LogEntry, LogGroup, LogStore, Position};
 pub use rows::{MemoryRows, RowsRead, RowsWrite};
+pub use snapshot::{
+    CHUNK_BYTES_MAX, FileSnapshots, MemorySnapshotDisk, MemorySnapshots, SnapshotInfo,
+    SnapshotReceiver, SnapshotStore,
+};
+pub use state::{
+    BATCH_BYTES_MAX, Frozen, GroupRead, GroupState, GroupWrite, KEY_BYTES_MAX, MemoryStateDisk,
+    MemoryStore, Outcome, SledConfig, SledStore, StateOpen, StateStore, VALUE_BYTES_MAX,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,286 @@
+//! What all snapshot stores do alike, over a [`Medium`].
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{
+    block::{BlockReader, BlockWriter},
+    medium::{Listed, Medium, Part, io_error},
+    rows::{APPLIED_BYTES_MAX, RowReader, RowWriter},
+    store::{CHUNK_BYTES_MAX, SnapshotInfo, SnapshotReceiver},
+};
+use crate::{Error, Frozen, GroupId, GroupState, metrics};
+
+/// Rows fetched from the store at once while a snapshot is written: 256 of 64 KiB are 16 MiB.
+const PAGE_ROWS: usize = 256;
+
+pub(super) struct Engine {
+    medium: Box<dyn Medium>,
+    groups: Mutex<BTreeMap<GroupId, Files>>,
+    next_part: AtomicU64,
+}
+
+/// The files of one group.
+struct Files {
+    current: Arc<Snapshot>,
+    /// The one before, unlinked but open: somebody is in the middle of it.
+    retired: Option<Arc<Snapshot>>,
+}
+
+struct Snapshot {
+    info: SnapshotInfo,
+    reader: BlockReader,
+    /// A peer has read a part of it, or it is received and not yet installed.
+    is_wanted: AtomicBool,
+}
+
+/// Whether a published snapshot must stay readable when it is replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    No,
+    /// It was received and is still to be installed.
+    ByInstall,
+}
+
+impl Engine {
+    /// Finds the newest complete snapshot of each group; older ones are removed, and one whose
+    /// header or end is damaged is set aside.
+    pub(super) fn open(medium: Box<dyn Medium>) -> Result<Self, Error> {
+        let groups = Mutex::new(BTreeMap::new());
+        let engine = Self { medium, groups, next_part: AtomicU64::new(0) };
+        let mut found: Vec<Snapshot> = Vec::new();
+        for Listed { name, file } in engine.medium.list()? {
+            let Some((group, id)) = parse_name(&name) else {
+                continue;
+            };
+            let reader = BlockReader::new(file, engine.medium.path(&name));
+            match check_ends(&reader, group) {
+                Ok(applied) => {
+                    let info = SnapshotInfo { group, id, applied, bytes: reader.bytes() };
+                    found.push(Snapshot { info, reader, is_wanted: false.into() });
+                }
+                Err(error @ Error::Damage { .. }) => {
+                    tracing::error!(%error, "snapshot is damaged: set aside");
+                    engine.medium.set_aside(&name);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort_by_key(|snapshot| snapshot.info.id);
+        for snapshot in found {
+            let files = Files { current: Arc::new(snapshot), retired: None };
+            let older = engine.groups.lock().insert(files.current.info.group, files);
+            if let Some(older) = older {
+                engine.medium.remove(&file_name(&older.current.info));
+            }
+        }
+        Ok(engine)
+    }
+
+    pub(super) fn current(&self, group: GroupId) -> Option<SnapshotInfo> {
+        self.groups.lock().get(&group).map(|files| files.current.info.clone())
+    }
+
+    pub(super) fn write(&self, state: &GroupState, frozen: Frozen) -> Result<SnapshotInfo, Error> {
+        let group = state.group();
+        let hold = state.commit_and_hold(frozen)?;
+        let applied = hold.applied().cloned().unwrap_or_default();
+        let (part, path) = self.create()?;
+        let mut writer = RowWriter::new(BlockWriter::new(part, path), group, &applied)?;
+        let mut last: Option<Bytes> = None;
+        loop {
+            let rows = hold.rows_after(last.as_ref(), PAGE_ROWS)?;
+            for (key, value) in &rows {
+                writer.row(key, value)?;
+            }
+            if rows.len() < PAGE_ROWS {
+                break;
+            }
+            last = rows.into_iter().next_back().map(|(key, _)| key);
+        }
+        let (part, bytes) = writer.finish()?.finish()?;
+        // Published while the rows are held: a snapshot of an older position never replaces one
+        // that was installed meanwhile.
+        let info = self.publish(part, group, applied, Wanted::No)?;
+        metrics::snapshot_written(bytes);
+        Ok(info)
+    }
+
+    pub(super) fn read_chunk(
+        &self,
+        info: &SnapshotInfo,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, Error> {
+        let snapshot = self.find(info)?;
+        let chunk = snapshot.reader.chunk(offset, len.min(CHUNK_BYTES_MAX))?;
+        let is_at_end = offset.saturating_add(chunk.len() as u64) >= info.bytes;
+        self.set_wanted(&snapshot, !is_at_end);
+        Ok(chunk)
+    }
+
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        group: GroupId,
+        applied: Bytes,
+        bytes: u64,
+    ) -> Result<Box<dyn SnapshotReceiver>, Error> {
+        if applied.len() > APPLIED_BYTES_MAX {
+            return Err(Error::TooLarge { bytes: applied.len(), bytes_max: APPLIED_BYTES_MAX });
+        }
+        let (part, path) = self.create()?;
+        let engine = self.clone();
+        Ok(Box::new(Receiver { engine, group, applied, bytes, offset: 0, part, path }))
+    }
+
+    pub(super) fn install(&self, state: &GroupState, info: &SnapshotInfo) -> Result<(), Error> {
+        let snapshot = self.find(info)?;
+        check_header(&snapshot.reader, info.group, &info.applied)?.verify()?;
+        let mut rows = check_header(&snapshot.reader, info.group, &info.applied)?;
+        state.replace(&mut rows, info.applied.clone())?;
+        self.set_wanted(&snapshot, false);
+        metrics::snapshot_installed();
+        Ok(())
+    }
+
+    fn create(&self) -> Result<(Box<dyn Part>, std::path::PathBuf), Error> {
+        let number = self.next_part.fetch_add(1, Ordering::Relaxed);
+        Ok((self.medium.create(number)?, self.medium.path("new snapshot")))
+    }
+
+    fn find(&self, info: &SnapshotInfo) -> Result<Arc<Snapshot>, Error> {
+        let groups = self.groups.lock();
+        let files = groups.get(&info.group).ok_or(Error::SnapshotGone)?;
+        let mut candidates = [Some(&files.current), files.retired.as_ref()].into_iter().flatten();
+        let found = candidates.find(|snapshot| snapshot.info == *info);
+        found.cloned().ok_or(Error::SnapshotGone)
+    }
+
+    /// Notes whether somebody still needs the snapshot; a retired one nobody needs is closed.
+    fn set_wanted(&self, snapshot: &Arc<Snapshot>, is_wanted: bool) {
+        snapshot.is_wanted.store(is_wanted, Ordering::Release);
+        if is_wanted {
+            return;
+        }
+        if let Some(files) = self.groups.lock().get_mut(&snapshot.info.group) {
+            files.retired.take_if(|retired| Arc::ptr_eq(retired, snapshot));
+        }
+    }
+
+    /// Makes a complete part the group's current snapshot and removes the one before.
+    fn publish(
+        &self,
+        mut part: Box<dyn Part>,
+        group: GroupId,
+        applied: Bytes,
+        wanted: Wanted,
+    ) -> Result<SnapshotInfo, Error> {
+        // The long wait comes before the lock.
+        part.sync()?;
+        let mut groups = self.groups.lock();
+        let id = groups.get(&group).map_or(1, |files| files.current.info.id + 1);
+        let reader = part.reader();
+        let name = name(group, id);
+        let path = self.medium.path(&name);
+        let reader = reader.map_err(|error| io_error("open", &path, error))?;
+        let info = SnapshotInfo { group, id, applied, bytes: reader.bytes() };
+        part.publish(&name)?;
+        let reader = BlockReader::new(reader, path);
+        let is_wanted = AtomicBool::new(wanted == Wanted::ByInstall);
+        let current = Arc::new(Snapshot { info: info.clone(), reader, is_wanted });
+        if let Some(before) = groups.remove(&group) {
+            self.medium.remove(&file_name(&before.current.info));
+            let keep = before.current.is_wanted.load(Ordering::Acquire);
+            let retired = keep.then_some(before.current);
+            groups.insert(group, Files { current, retired });
+        } else {
+            groups.insert(group, Files { current, retired: None });
+        }
+        Ok(info)
+    }
+}
+
+struct Receiver {
+    engine: Arc<Engine>,
+    group: GroupId,
+    applied: Bytes,
+    bytes: u64,
+    offset: u64,
+    part: Box<dyn Part>,
+    path: std::path::PathBuf,
+}
+
+impl SnapshotReceiver for Receiver {
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn append(&mut self, offset: u64, chunk: Bytes) -> Result<(), Error> {
+        if offset != self.offset {
+            return Err(Error::OutOfOrder { expected: self.offset, offered: offset });
+        }
+        let end = offset + chunk.len() as u64;
+        if end > self.bytes {
+            return Err(Error::TooLarge { bytes: end as usize, bytes_max: self.bytes as usize });
+        }
+        let written = self.part.write_all(&chunk);
+        written.map_err(|error| io_error("write", &self.path, error))?;
+        self.offset = end;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<SnapshotInfo, Error> {
+        if self.offset != self.bytes {
+            return Err(Error::OutOfOrder { expected: self.bytes, offered: self.offset });
+        }
+        let file = self.part.reader().map_err(|error| io_error("open", &self.path, error))?;
+        let reader = BlockReader::new(file, self.path.clone());
+        check_header(&reader, self.group, &self.applied)?.verify()?;
+        self.engine.publish(self.part, self.group, self.applied, Wanted::ByInstall)
+    }
+}
+
+/// Opens the content and checks that it is the one expected.
+fn check_header(reader: &BlockReader, group: GroupId, applied: &Bytes) -> Result<RowReader, Error> {
+    let rows = RowReader::open(reader.clone())?;
+    if rows.group() != group {
+        return Err(reader.damage(0, "snapshot of another group"));
+    }
+    if rows.applied() != applied {
+        return Err(reader.damage(0, "snapshot of another position"));
+    }
+    Ok(rows)
+}
+
+/// Checks the first and the last block, which finds a file cut short anywhere but on a block's
+/// edge; the whole is verified when it is read. Answers the applied position.
+fn check_ends(reader: &BlockReader, group: GroupId) -> Result<Bytes, Error> {
+    let rows = RowReader::open(reader.clone())?;
+    if rows.group() != group {
+        return Err(reader.damage(0, "snapshot of another group"));
+    }
+    let blocks = reader.bytes().div_ceil(super::block::BLOCK_BYTES as u64);
+    reader.payload(blocks.saturating_sub(1))?;
+    Ok(rows.applied().clone())
+}
+
+fn name(group: GroupId, id: u64) -> String {
+    format!("{}-{id}.snapshot", group.0)
+}
+
+fn file_name(info: &SnapshotInfo) -> String {
+    name(info.group, info.id)
+}
+
+fn parse_name(name: &str) -> Option<(GroupId, u64)> {
+    let (group, id) = name.strip_suffix(".snapshot")?.split_once('-')?;
+    Some((GroupId(group.parse().ok()?), id.parse().ok()?))
+}

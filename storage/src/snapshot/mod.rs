@@ -1,0 +1,18 @@
+//! Snapshot files: a group's rows as of one applied position, to purge the log behind, to rebuild
+//! the state from, and to stream to a lagging peer. The layout is in
+//! `docs/reference/snapshot-format.md`.
+
+mod block;
+mod engine;
+mod file;
+mod medium;
+mod memory;
+mod rows;
+mod store;
+
+#[cfg(test)]
+mod snapshot_test;
+
+pub use file::FileSnapshots;
+pub use memory::{MemorySnapshotDisk, MemorySnapshots};
+pub use store::{CHUNK_BYTES_MAX, SnapshotInfo, SnapshotReceiver, SnapshotStore};

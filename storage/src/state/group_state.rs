@@ -1,0 +1,324 @@
+//! One Raft group's rows: an overlay of an active and a frozen layer over the store.
+//!
+//! The group's shard actor owns the writes; its checkpointer freezes and commits. Promises: reads
+//! see every write at once; what is on disk is exactly the rows as of one applied position; a row
+//! that is put as new and deleted between two checkpoints never reaches the store.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use super::{
+    frozen::{Frozen, FrozenLayer},
+    group_rows::{GroupRead, GroupWrite},
+    keys::{Generation, GroupRow, KeyRange, PREFIX_BYTES},
+    layer::Layer,
+    store::StateStore,
+};
+use crate::{Error, GroupId, metrics};
+
+/// Rows of a replaced generation that one checkpoint deletes beside its own changes: little enough
+/// not to be noticed, and a million are gone after some thousand checkpoints.
+const SWEEP_ROWS: usize = 512;
+
+/// The batch in which a snapshot's rows are loaded: large enough that a sync per batch costs
+/// little, small enough to hold in memory for every group at once.
+const INSTALL_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Rows deleted a batch when an install clears the generation it is about to fill.
+const CLEAR_ROWS: usize = 4096;
+
+/// The rows of one Raft group. Cloning shares them.
+#[derive(Clone)]
+pub struct GroupState {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    group: GroupId,
+    store: Arc<dyn StateStore>,
+    layers: RwLock<Layers>,
+    /// Held through each commit, snapshot and install, which so follow one another. Guards the
+    /// ranges of replaced generations that are still to be deleted.
+    stale: Mutex<Vec<KeyRange>>,
+}
+
+/// What reads and writes see, from top to bottom.
+pub(super) struct Layers {
+    pub(super) active: Layer,
+    pub(super) frozen: Option<Arc<FrozenLayer>>,
+    pub(super) generation: Generation,
+    pub(super) applied: Option<Bytes>,
+    durable_applied: Option<Bytes>,
+    /// A snapshot is being streamed or installed: nothing may be frozen.
+    held: bool,
+}
+
+impl Layers {
+    /// Moves the active layer to the frozen one, or hands out a frozen layer whose commit was
+    /// given up. `None` while one is being committed, or a snapshot is under way.
+    pub(super) fn freeze(&mut self) -> Option<Frozen> {
+        if self.held {
+            return None;
+        }
+        if let Some(frozen) = &self.frozen {
+            return Frozen::claim(frozen);
+        }
+        let layer = FrozenLayer {
+            layer: std::mem::take(&mut self.active),
+            applied: self.applied.clone(),
+            claimed: false.into(),
+        };
+        let layer = Arc::new(layer);
+        self.frozen = Some(layer.clone());
+        Frozen::claim(&layer)
+    }
+}
+
+impl GroupState {
+    /// The group's rows as of its last checkpoint; none for a group never written.
+    ///
+    /// # Panics
+    /// If the group's number does not fit 20 bits.
+    pub fn open(store: Arc<dyn StateStore>, group: GroupId) -> Result<Self, Error> {
+        let row = match store.get(&GroupRow::key(group))? {
+            Some(row) => GroupRow::decode(group, &row)?,
+            None => GroupRow { generation: Generation::first(group), applied: None },
+        };
+        let mut stale = Vec::new();
+        for range in row.generation.others() {
+            if !store.scan(&range.from, &range.to, 1)?.is_empty() {
+                stale.push(range);
+            }
+        }
+        let layers = Layers {
+            active: Layer::default(),
+            frozen: None,
+            generation: row.generation,
+            applied: row.applied.clone(),
+            durable_applied: row.applied,
+            held: false,
+        };
+        let layers = RwLock::new(layers);
+        let stale = Mutex::new(stale);
+        Ok(Self { inner: Arc::new(Inner { group, store, layers, stale }) })
+    }
+
+    /// The group these rows belong to.
+    pub fn group(&self) -> GroupId {
+        self.inner.group
+    }
+
+    /// The newest applied position, the overlay included.
+    pub fn applied(&self) -> Option<Bytes> {
+        self.inner.layers.read().applied.clone()
+    }
+
+    /// The applied position that the last checkpoint noted: where replay starts after a crash.
+    pub fn durable_applied(&self) -> Option<Bytes> {
+        self.inner.layers.read().durable_applied.clone()
+    }
+
+    /// Reads the rows; writes and checkpoints wait while the guard lives.
+    pub fn read(&self) -> GroupRead<'_> {
+        GroupRead::new(&*self.inner.store, self.inner.layers.read())
+    }
+
+    /// Writes the rows; reads wait while the guard lives.
+    pub fn write(&self) -> GroupWrite<'_> {
+        GroupWrite::new(&*self.inner.store, self.inner.layers.write())
+    }
+
+    /// Writes the net change of a frozen layer and its applied position in one batch, then drops
+    /// the layer. Blocks on the disk. A layer that an installed snapshot has replaced meanwhile is
+    /// dropped without a write.
+    ///
+    /// After an error the store is fail-safe and the layer stays readable.
+    pub fn commit(&self, frozen: Frozen) -> Result<(), Error> {
+        let mut stale = self.inner.stale.lock();
+        self.commit_locked(&frozen, &mut stale)
+    }
+
+    /// The memory that changes not yet in the store take. The owner checkpoints when it exceeds
+    /// its bound.
+    pub fn overlay_bytes(&self) -> usize {
+        let layers = self.inner.layers.read();
+        let frozen = layers.frozen.as_ref().map_or(0, |frozen| frozen.layer.bytes());
+        layers.active.bytes() + frozen
+    }
+
+    fn commit_locked(&self, frozen: &Frozen, stale: &mut Vec<KeyRange>) -> Result<(), Error> {
+        let generation = {
+            let layers = self.inner.layers.read();
+            let current = layers.frozen.as_ref();
+            if !current.is_some_and(|layer| Arc::ptr_eq(layer, &frozen.layer)) {
+                return Ok(());
+            }
+            layers.generation
+        };
+        let applied = frozen.layer.applied.clone();
+        let mut batch = changes(generation, &frozen.layer.layer);
+        let rows = batch.len();
+        let unchanged = batch.is_empty() && applied == self.durable_applied();
+        let swept = self.sweep_into(&mut batch, stale)?;
+        if !unchanged {
+            let row = GroupRow { generation, applied: applied.clone() };
+            batch.push((GroupRow::key(self.inner.group), Some(row.encode())));
+        }
+        if !batch.is_empty() {
+            self.inner.store.commit(batch)?;
+            metrics::checkpoint_committed(rows);
+        }
+        if swept {
+            stale.pop();
+        }
+        let mut layers = self.inner.layers.write();
+        layers.frozen = None;
+        layers.durable_applied = applied;
+        Ok(())
+    }
+
+    /// Adds the deletion of some rows of a replaced generation to `batch`; true where the last
+    /// range is empty after it.
+    fn sweep_into(
+        &self,
+        batch: &mut Vec<(Bytes, Option<Bytes>)>,
+        stale: &[KeyRange],
+    ) -> Result<bool, Error> {
+        let Some(range) = stale.last() else {
+            return Ok(false);
+        };
+        let rows = self.inner.store.scan(&range.from, &range.to, SWEEP_ROWS)?;
+        let is_last = rows.len() < SWEEP_ROWS;
+        batch.extend(rows.into_iter().map(|(key, _)| (key, None)));
+        Ok(is_last)
+    }
+
+    /// Commits `frozen` and keeps the store's rows of this group as they are until the hold is
+    /// dropped: commits and installs wait, and nothing can be frozen.
+    pub(crate) fn commit_and_hold(&self, frozen: Frozen) -> Result<Hold<'_>, Error> {
+        let mut stale = self.inner.stale.lock();
+        self.commit_locked(&frozen, &mut stale)?;
+        let mut layers = self.inner.layers.write();
+        layers.held = true;
+        let generation = layers.generation;
+        let applied = layers.durable_applied.clone();
+        drop(layers);
+        Ok(Hold { inner: &self.inner, generation, applied, _stale: stale })
+    }
+
+    /// Replaces all rows by those of `source`, under a new generation: readers see the old rows
+    /// until one row flips. A crash before leaves the old rows, one after has the new ones.
+    pub(crate) fn replace(&self, source: &mut dyn RowSource, applied: Bytes) -> Result<(), Error> {
+        let mut stale = self.inner.stale.lock();
+        self.inner.layers.write().held = true;
+        let result = self.load(source, applied, &mut stale);
+        self.inner.layers.write().held = false;
+        result
+    }
+
+    fn load(
+        &self,
+        source: &mut dyn RowSource,
+        applied: Bytes,
+        stale: &mut Vec<KeyRange>,
+    ) -> Result<(), Error> {
+        let store = &self.inner.store;
+        let generation = self.inner.layers.read().generation.next();
+        self.clear(&generation.range())?;
+        let mut batch = Vec::new();
+        let mut batch_bytes = 0;
+        while let Some((key, value)) = source.next_row()? {
+            batch_bytes += key.len() + value.len();
+            batch.push((generation.key(&key), Some(value)));
+            if batch_bytes >= INSTALL_BATCH_BYTES {
+                store.commit(std::mem::take(&mut batch))?;
+                batch_bytes = 0;
+            }
+        }
+        let row = GroupRow { generation, applied: Some(applied.clone()) };
+        batch.push((GroupRow::key(self.inner.group), Some(row.encode())));
+        store.commit(batch)?;
+        *stale = generation.others();
+        let mut layers = self.inner.layers.write();
+        layers.generation = generation;
+        layers.active = Layer::default();
+        layers.frozen = None;
+        layers.applied = Some(applied.clone());
+        layers.durable_applied = Some(applied);
+        Ok(())
+    }
+
+    fn clear(&self, range: &KeyRange) -> Result<(), Error> {
+        loop {
+            let rows = self.inner.store.scan(&range.from, &range.to, CLEAR_ROWS)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            self.inner.store.commit(rows.into_iter().map(|(key, _)| (key, None)).collect())?;
+        }
+    }
+}
+
+/// The layer's changes as the store takes them; all keys share one allocation.
+fn changes(generation: Generation, layer: &Layer) -> Vec<(Bytes, Option<Bytes>)> {
+    let key_bytes = layer.changes().keys().map(|key| PREFIX_BYTES + key.len()).sum();
+    let mut keys = BytesMut::with_capacity(key_bytes);
+    let mut batch = Vec::with_capacity(layer.changes().len() + 1);
+    for (key, change) in layer.changes() {
+        generation.put_key(key, &mut keys);
+        batch.push((keys.split().freeze(), change.value().cloned()));
+    }
+    batch
+}
+
+/// Rows in ascending order, each read once.
+pub(crate) trait RowSource {
+    /// The next row, `None` after the last.
+    fn next_row(&mut self) -> Result<Option<(Bytes, Bytes)>, Error>;
+}
+
+/// A group's rows in the store, standing still.
+pub(crate) struct Hold<'a> {
+    inner: &'a Inner,
+    generation: Generation,
+    applied: Option<Bytes>,
+    _stale: MutexGuard<'a, Vec<KeyRange>>,
+}
+
+impl Hold<'_> {
+    /// The applied position of these rows.
+    pub(crate) fn applied(&self) -> Option<&Bytes> {
+        self.applied.as_ref()
+    }
+
+    /// At most `limit` rows that follow `after`, ascending.
+    pub(crate) fn rows_after(
+        &self,
+        after: Option<&Bytes>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        let range = self.generation.range();
+        let from = match after {
+            Some(key) => successor(&self.generation.key(key)),
+            None => range.from,
+        };
+        let rows = self.inner.store.scan(&from, &range.to, limit)?;
+        Ok(rows.into_iter().map(|(key, value)| (key.slice(PREFIX_BYTES..), value)).collect())
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.inner.layers.write().held = false;
+    }
+}
+
+/// The smallest key after `key`.
+pub(super) fn successor(key: &[u8]) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.extend_from_slice(&[0]);
+    next.freeze()
+}

@@ -1,0 +1,156 @@
+//! One in-memory layer of changed rows over the store.
+
+use std::{collections::BTreeMap, collections::btree_map::Entry};
+
+use bytes::Bytes;
+
+/// What a changed row costs beside its bytes: two `Bytes` handles with their shared counters and
+/// its place in a B-tree node two thirds full.
+const ROW_OVERHEAD_BYTES: usize = 160;
+
+/// A change of one row relative to what lies below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The row is known to be absent below: deleting it leaves nothing behind.
+    New(Bytes),
+    /// The row may exist below.
+    Put(Bytes),
+    /// The row may exist below and is hidden.
+    Delete,
+}
+
+impl Change {
+    /// The row's value; `None` where it is deleted.
+    pub(super) fn value(&self) -> Option<&Bytes> {
+        match self {
+            Self::New(value) | Self::Put(value) => Some(value),
+            Self::Delete => None,
+        }
+    }
+}
+
+/// Changed rows, and what they take.
+#[derive(Debug, Default)]
+pub(super) struct Layer {
+    changes: BTreeMap<Bytes, Change>,
+    bytes: usize,
+}
+
+impl Layer {
+    pub(super) fn changes(&self) -> &BTreeMap<Bytes, Change> {
+        &self.changes
+    }
+
+    /// Memory taken, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Change> {
+        self.changes.get(key)
+    }
+
+    /// Sets `key`; `below` is what the next layer down says of it.
+    pub(super) fn put(&mut self, key: Bytes, value: Bytes, below: Option<&Change>) {
+        let key_bytes = key.len();
+        let value_bytes = value.len();
+        match self.changes.entry(key) {
+            Entry::Occupied(mut row) => {
+                let old_bytes = row.get().value().map_or(0, Bytes::len);
+                let change = match row.get() {
+                    Change::New(_) => Change::New(value),
+                    Change::Put(_) | Change::Delete => Change::Put(value),
+                };
+                row.insert(change);
+                self.bytes = self.bytes - old_bytes + value_bytes;
+            }
+            Entry::Vacant(row) => {
+                // A row that the layer below deletes is absent from the store once that layer is
+                // committed, and it is committed before this one.
+                let absent = matches!(below, Some(Change::Delete));
+                row.insert(if absent { Change::New(value) } else { Change::Put(value) });
+                self.bytes += key_bytes + value_bytes + ROW_OVERHEAD_BYTES;
+            }
+        }
+    }
+
+    /// Sets `key`, which exists neither here nor below.
+    pub(super) fn put_new(&mut self, key: Bytes, value: Bytes, below: Option<&Change>) {
+        if self.changes.contains_key(&key) || matches!(below, Some(Change::New(_) | Change::Put(_)))
+        {
+            return self.put(key, value, below);
+        }
+        self.bytes += key.len() + value.len() + ROW_OVERHEAD_BYTES;
+        self.changes.insert(key, Change::New(value));
+    }
+
+    /// Removes `key`; `below` is what the next layer down says of it.
+    pub(super) fn delete(&mut self, key: Bytes, below: Option<&Change>) {
+        let key_bytes = key.len();
+        match self.changes.entry(key) {
+            Entry::Occupied(mut row) => {
+                let old_bytes = row.get().value().map_or(0, Bytes::len);
+                if matches!(row.get(), Change::New(_)) {
+                    row.remove();
+                    self.bytes -= key_bytes + old_bytes + ROW_OVERHEAD_BYTES;
+                } else {
+                    row.insert(Change::Delete);
+                    self.bytes -= old_bytes;
+                }
+            }
+            Entry::Vacant(row) => {
+                if !matches!(below, Some(Change::Delete)) {
+                    row.insert(Change::Delete);
+                    self.bytes += key_bytes + ROW_OVERHEAD_BYTES;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn new_row_deleted_again_leaves_nothing() {
+        let mut layer = Layer::default();
+        layer.put_new(bytes("k"), bytes("v"), None);
+        layer.put(bytes("k"), bytes("longer"), None);
+        layer.delete(bytes("k"), None);
+        assert!(layer.changes().is_empty());
+        assert_eq!(layer.bytes(), 0);
+    }
+
+    #[test]
+    fn row_that_may_exist_below_leaves_a_tombstone() {
+        let mut layer = Layer::default();
+        layer.put(bytes("k"), bytes("v"), None);
+        layer.delete(bytes("k"), None);
+        assert_eq!(layer.get(b"k"), Some(&Change::Delete));
+        layer.put(bytes("k"), bytes("v"), None);
+        assert_eq!(layer.get(b"k"), Some(&Change::Put(bytes("v"))));
+    }
+
+    #[test]
+    fn row_deleted_below_counts_as_absent() {
+        let mut layer = Layer::default();
+        layer.delete(bytes("k"), Some(&Change::Delete));
+        assert!(layer.changes().is_empty());
+        layer.put(bytes("k"), bytes("v"), Some(&Change::Delete));
+        layer.delete(bytes("k"), Some(&Change::Delete));
+        assert!(layer.changes().is_empty());
+    }
+
+    #[test]
+    fn wrongly_vouched_row_is_treated_as_one_that_exists() {
+        let mut layer = Layer::default();
+        layer.put_new(bytes("k"), bytes("v"), Some(&Change::Put(bytes("old"))));
+        layer.delete(bytes("k"), Some(&Change::Put(bytes("old"))));
+        assert_eq!(layer.get(b"k"), Some(&Change::Delete));
+    }
+}

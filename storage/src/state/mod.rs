@@ -1,0 +1,36 @@
+//! The rows of each Raft group on this node: durable ordered rows ([`StateStore`]), and the
+//! write-behind view of one group over them ([`GroupState`]).
+//!
+//! ```text
+//! reads ──> active layer ──> frozen layer ──> store (sled)
+//! writes ─> active layer      │                 ^
+//!             │ freeze()      │ commit()        │ one atomic batch: net change + applied
+//!             └──────────────>└─────────────────┘
+//! ```
+//! Nothing here is under an acknowledgement: what the layers hold is in the log, and the store can
+//! be rebuilt from snapshot file and log at any time.
+
+mod frozen;
+mod group_rows;
+mod group_state;
+mod keys;
+mod layer;
+mod memory_store;
+mod sled_config;
+mod sled_store;
+mod store;
+mod sync_file;
+
+#[cfg(test)]
+mod contract_test;
+#[cfg(test)]
+mod group_state_test;
+
+pub use frozen::Frozen;
+pub use group_rows::{GroupRead, GroupWrite};
+pub use group_state::GroupState;
+pub(crate) use group_state::RowSource;
+pub use memory_store::{MemoryStateDisk, MemoryStore, Outcome};
+pub use sled_config::{SledConfig, StateOpen};
+pub use sled_store::SledStore;
+pub use store::{BATCH_BYTES_MAX, KEY_BYTES_MAX, StateStore, VALUE_BYTES_MAX};
