@@ -9,14 +9,21 @@
 
 mod error;
 mod log_store;
+mod memory_log;
 mod metrics;
 mod rows;
+mod segment_log;
 mod snapshot;
 mod state;
 
 pub use error::Error;
 pub use log_store::{Done, Health, LogEntry, LogGroup, LogStore, Position};
+pub use memory_log::{MemoryDisk, MemoryLog, Wake};
 pub use rows::{MemoryRows, RowsRead, RowsWrite};
+pub use segment_log::{
+    APPEND_BYTES_MAX, Damage, OpenExpectations, OpenReport, SEGMENT_BYTES, SEGMENT_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SegmentLog, SegmentLogConfig, Tear, VOTE_BYTES_MAX,
+};
 pub use snapshot::{
     CHUNK_BYTES_MAX, FileSnapshots, MemorySnapshotDisk, MemorySnapshots, SnapshotInfo,
     SnapshotReceiver, SnapshotStore,

@@ -1,6 +1,8 @@
 //! The metrics of this crate, all of them.
 
-use metrics::counter;
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
 
 /// A checkpoint wrote `rows` changed rows.
 pub(crate) fn checkpoint_committed(rows: usize) {
@@ -32,4 +34,38 @@ pub(crate) fn snapshot_written(bytes: u64) {
 /// A snapshot was installed.
 pub(crate) fn snapshot_installed() {
     counter!("heliograph_storage_snapshots_installed_total").increment(1);
+}
+
+/// One write and sync made `writes` calls durable, with `bytes` bytes.
+pub(crate) fn log_synced(writes: usize, bytes: usize, took: Duration) {
+    counter!("heliograph_storage_log_writes_total").increment(writes as u64);
+    counter!("heliograph_storage_log_append_bytes_total").increment(bytes as u64);
+    histogram!("heliograph_storage_log_sync_seconds").record(took);
+}
+
+/// What waits to be written.
+pub(crate) fn log_queue(writes: usize, bytes: usize) {
+    gauge!("heliograph_storage_log_queue_writes").set(writes as f64);
+    gauge!("heliograph_storage_log_queue_bytes").set(bytes as f64);
+}
+
+/// The files of the log, and how much in them lives.
+pub(crate) fn log_segments(segments: usize, live_bytes: u64) {
+    gauge!("heliograph_storage_log_segments").set(segments as f64);
+    gauge!("heliograph_storage_log_live_bytes").set(live_bytes as f64);
+}
+
+/// Entries were rewritten so that their segment can go.
+pub(crate) fn log_moved(bytes: u64) {
+    counter!("heliograph_storage_log_moved_bytes_total").increment(bytes);
+}
+
+/// A read had to go to the files.
+pub(crate) fn log_file_read() {
+    counter!("heliograph_storage_log_file_reads_total").increment(1);
+}
+
+/// The log took its last write.
+pub(crate) fn log_fail_safe() {
+    gauge!("heliograph_storage_log_fail_safe").set(1.0);
 }

@@ -1,0 +1,136 @@
+//! Gives space back: dead segments go, oldest first, and what still lives in a mostly dead one is
+//! written again at the end of the log. Votes and marks need no care of their own, since every
+//! segment begins with all of them.
+
+use std::{collections::VecDeque, path::Path};
+
+use bytes::Bytes;
+
+use super::{
+    body,
+    config::SegmentLogConfig,
+    index::Slot,
+    replay::segment_path,
+    report::Damage,
+    shared::{Inner, Shared, Span},
+};
+use crate::{Error, GroupId, LogEntry};
+
+/// What one step moves at most: a few milliseconds of the writer's time.
+const MOVE_BYTES_MAX: u64 = 1 << 20;
+/// A segment is mostly dead when at most one part in so many lives.
+const MOSTLY_DEAD: u64 = 4;
+/// Dead segments that a less dead oldest one may keep alive before it is rewritten all the same.
+const PINNED_SEGMENTS_MAX: u64 = 4;
+
+const UNREADABLE: &str = "an entry that was durable is unreadable";
+
+/// A segment being emptied.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    segment: u64,
+    left: VecDeque<(GroupId, u64)>,
+}
+
+/// The entries of one record to be written again.
+#[derive(Debug)]
+pub(super) struct Move {
+    pub(super) group: GroupId,
+    pub(super) entries: Vec<LogEntry>,
+}
+
+impl Inner {
+    /// The segments that nothing lives in and nothing older pins.
+    pub(super) fn dead(&self, active: u64) -> Vec<u64> {
+        let older = self.segments.keys().copied().take_while(|segment| *segment != active);
+        older.take_while(|segment| self.usage.of(*segment) == 0).collect()
+    }
+
+    /// The segment that is to be emptied now, if any.
+    pub(super) fn mostly_dead(&self, active: u64, config: &SegmentLogConfig) -> Option<u64> {
+        let (oldest, segment) = self.segments.first_key_value()?;
+        let live = self.usage.of(*oldest);
+        if *oldest == active || live == 0 {
+            return None;
+        }
+        let total: u64 = self.segments.values().map(|segment| segment.bytes).sum();
+        let bound = 2 * self.usage.total() + PINNED_SEGMENTS_MAX * config.segment_bytes;
+        (live * MOSTLY_DEAD <= segment.bytes || total > bound).then_some(*oldest)
+    }
+}
+
+impl Compaction {
+    /// Lists what lives in `segment`.
+    pub(super) fn new(inner: &Inner, segment: u64) -> Compaction {
+        let groups = inner.written.iter().flat_map(|(group, written)| {
+            let here = written.slots().filter(move |(_, slot)| slot.segment == segment);
+            here.map(|(index, _)| (*group, index))
+        });
+        Compaction { segment, left: groups.collect() }
+    }
+
+    /// Whether all was moved.
+    pub(super) fn is_done(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Reads the next entries to move. An unreadable one costs its group.
+    pub(super) fn step(&mut self, shared: &Shared) -> Result<Vec<Move>, Error> {
+        let spans = self.take_spans(&shared.inner.lock());
+        let mut moves: Vec<Move> = Vec::new();
+        for (group, span) in spans {
+            match read_span(&shared.config.dir, &span)? {
+                Ok(entries) => moves.push(Move { group, entries }),
+                Err(damage) => shared.inner.lock().lose(group, &damage),
+            }
+        }
+        moves.retain(|kept| shared.inner.lock().damage(kept.group).is_none());
+        Ok(moves)
+    }
+
+    fn take_spans(&mut self, inner: &Inner) -> Vec<(GroupId, Span)> {
+        let mut spans: Vec<(GroupId, Vec<Span>)> = Vec::new();
+        let mut next: Option<u64> = None;
+        let mut bytes = 0;
+        while bytes < MOVE_BYTES_MAX {
+            let Some((group, index)) = self.left.pop_front() else { break };
+            let slot = inner.written.get(&group).and_then(|written| written.slot(index));
+            let Some(slot) = slot.filter(|slot: &Slot| slot.segment == self.segment) else {
+                continue;
+            };
+            let follows =
+                next == Some(index) && spans.last().is_some_and(|(last, _)| *last == group);
+            if !follows {
+                spans.push((group, Vec::new()));
+            }
+            next = index.checked_add(1);
+            let (_, of_group) = spans.last_mut().expect("one was just pushed where none was");
+            inner.add(of_group, index, slot);
+            bytes += slot.bytes();
+        }
+        let flat = spans.into_iter().flat_map(|(group, s)| s.into_iter().map(move |s| (group, s)));
+        flat.collect()
+    }
+}
+
+/// Reads the entries of a span; the inner error is damage.
+pub(super) fn read_span(dir: &Path, span: &Span) -> Result<Result<Vec<LogEntry>, Damage>, Error> {
+    let path = || segment_path(dir, span.segment);
+    let size = usize::try_from(span.bytes).expect("segments are below 4 GiB");
+    let mut bytes = vec![0; size];
+    if let Err(source) = span.file.read_at(&mut bytes, span.start) {
+        return Err(super::open::io_error("read", &path(), source));
+    }
+    let bytes = Bytes::from(bytes);
+    let mut entries = Vec::with_capacity(span.entries.len());
+    for (index, slot) in &span.entries {
+        let offset = u64::from(slot.offset);
+        let at = usize::try_from(offset - span.start).expect("an offset inside the span");
+        let position = crate::Position { term: slot.term, index: *index };
+        match body::entry_at(&bytes, at, position) {
+            Some(entry) => entries.push(entry),
+            None => return Ok(Err(Damage { path: path(), offset, reason: UNREADABLE })),
+        }
+    }
+    Ok(Ok(entries))
+}

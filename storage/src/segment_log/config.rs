@@ -1,0 +1,71 @@
+//! How the segment log is set up.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use crate::GroupId;
+
+/// The default size of a segment: large enough that rolling (three syncs) is rare, small enough
+/// that space comes back soon.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+/// A segment is at least this, so that its header and state record stay a small part of it.
+pub const SEGMENT_BYTES_MIN: u64 = 16 << 10;
+/// A segment is at most this: offsets are `u32`, and an append may go past the nominal size.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// The largest append: what one write may add to the queue's bound.
+pub const APPEND_BYTES_MAX: usize = 64 << 20;
+/// The largest vote: a vote is some tens of bytes, and each segment repeats it.
+pub const VOTE_BYTES_MAX: usize = 4 << 10;
+
+/// The settings of a [`SegmentLog`](super::SegmentLog).
+#[derive(Clone, Debug)]
+pub struct SegmentLogConfig {
+    /// The directory of the log's files; made when missing. It must hold nothing else.
+    pub dir: PathBuf,
+    /// The size of a segment file.
+    pub segment_bytes: u64,
+    /// How many bytes of recent entries are kept in memory for each group.
+    pub tail_bytes_max: usize,
+    /// The least time from one sync to the next while many writes come in; a write that finds the
+    /// log idle never waits.
+    pub sync_spacing: Duration,
+    /// Calls that write block while this many bytes are queued.
+    pub queue_bytes_max: usize,
+    /// Calls that write block while this many writes are queued.
+    pub queue_writes_max: usize,
+    /// About how many bytes one write and sync take at most.
+    pub batch_bytes_max: usize,
+    /// Unpredictable bytes, drawn anew for every open: they enter the checksums, so that nobody can
+    /// craft a payload that reads as a record.
+    pub salt: u64,
+    /// The least last index of each group, as other files of the node noted it.
+    pub expectations: OpenExpectations,
+}
+
+impl SegmentLogConfig {
+    /// The defaults for a log in `dir`. `salt` must come from a random generator.
+    pub fn new(dir: impl Into<PathBuf>, salt: u64) -> Self {
+        SegmentLogConfig {
+            dir: dir.into(),
+            segment_bytes: SEGMENT_BYTES,
+            // 16 shards keep 128 MiB at most; a follower a second behind is served from memory.
+            tail_bytes_max: 8 << 20,
+            // A sync of a local NVMe takes some 0.1 ms: under load, ten times that makes batches.
+            sync_spacing: Duration::from_millis(1),
+            // About 0.1 s of a disk at 500 MB/s: more would only be latency.
+            queue_bytes_max: 64 << 20,
+            queue_writes_max: 64 << 10,
+            // Long enough for full bandwidth, short enough that a vote waits some 10 ms at most.
+            batch_bytes_max: 8 << 20,
+            salt,
+            expectations: OpenExpectations::default(),
+        }
+    }
+}
+
+/// What the log must hold at least, by other files of the node (a checkpoint notes the last index it
+/// has applied). A group that ends below has lost entries and is reported as damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenExpectations {
+    /// The least last index of a group.
+    pub last_index_min: BTreeMap<GroupId, u64>,
+}
