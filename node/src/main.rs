@@ -1,2 +1,54 @@
-//! placeholder
-fn main() {}
+//! The `heliograph` binary: composition of the crates, configuration, command line.
+//!
+//! - [`serve`]: one node of a cluster.
+//! - [`dev`]: a cluster of real processes on this machine, for people who try it.
+//! - [`pki`]: `init-tls`, certificates for nodes and the client port.
+//! - [`config`]: the configuration file of `serve`.
+//!
+//! Every failure ends in an [`exit::Failure`]: a sentence for a person and an exit code for a
+//! script.
+#![allow(dead_code, reason = "`serve` uses it once the cluster is there")]
+
+mod cli;
+mod clock;
+mod config;
+mod console;
+mod data_dir;
+mod dev;
+mod exit;
+mod files;
+mod metrics;
+mod pki;
+mod serve;
+mod signals;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    cli::{Cli, Command, DevArgs},
+    exit::Failure,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // No command: what the README promises of `cargo run --release`.
+    let command = cli.command.unwrap_or_else(|| Command::Dev(DevArgs::default()));
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("heliograph: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Dev(args) => dev::run(&args),
+        Command::InitTls(args) => pki::init_tls::run(&args),
+    }
+}

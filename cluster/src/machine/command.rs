@@ -48,6 +48,17 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Bytes of content it carries: what a batch is sized by.
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Self::Enqueue(enqueue) => enqueue.content.len(),
+            Self::Acknowledge { items, .. } => items.len() * 10,
+            Self::Register(_) | Self::RevokeKey { .. } | Self::Expire { .. } => 0,
+        }
+    }
+}
+
 /// See [`Command::Register`]. The signature has been checked before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Register {
@@ -168,6 +179,7 @@ pub enum Effect {
 
 /// Why a message left its mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
 pub enum Removal {
     /// The recipient has it.
     Acknowledged,
@@ -184,6 +196,28 @@ impl Removal {
             Self::Acknowledged => None,
             Self::Expired => Some("expired"),
             Self::Cancelled => Some("cancelled"),
+        }
+    }
+}
+
+impl From<Removal> for u8 {
+    fn from(reason: Removal) -> Self {
+        match reason {
+            Removal::Acknowledged => 1,
+            Removal::Expired => 2,
+            Removal::Cancelled => 3,
+        }
+    }
+}
+
+impl TryFrom<u8> for Removal {
+    type Error = &'static str;
+    fn try_from(reason: u8) -> Result<Self, Self::Error> {
+        match reason {
+            1 => Ok(Self::Acknowledged),
+            2 => Ok(Self::Expired),
+            3 => Ok(Self::Cancelled),
+            _ => Err("reason must be 1 to 3"),
         }
     }
 }

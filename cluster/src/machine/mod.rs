@@ -3,10 +3,25 @@
 //! No clock, randomness, I/O or `async` here; every replica that applies the same commands holds
 //! the same rows.
 
+mod codec;
 mod command;
+mod dedup;
 mod delivery;
+mod devices;
+mod layout;
+mod limits;
+mod mailboxes;
 mod pending;
+pub mod queries;
+mod rows;
+mod shard;
+#[cfg(test)]
+mod test_support;
 
+pub use codec::DecodeError;
 pub use command::*;
 pub use delivery::{Delivery, DeliveryLimits, Input, Output, Resume, SubscriptionId};
+pub use limits::Limits;
 pub use pending::{CONTESTS_MAX, Found, Gap, LaneCounts, LaneRead, MailboxCounts, Pending};
+pub use rows::{DeviceRow, KeyRow};
+pub use shard::{Applied, ShardMachine};

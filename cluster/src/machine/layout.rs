@@ -1,0 +1,186 @@
+//! Where a shard's rows are: `docs/reference/rows.md`.
+//!
+//! Every key is slot (u16, big endian) | kind (u8) | what names the row within the kind. All
+//! numbers are big endian, so that keys sort as numbers do.
+
+use bytes::Bytes;
+
+use crate::model::{MailboxKey, Priority, Slot};
+
+/// The slot of rows that belong to the shard as a whole: past the last slot.
+const SHARD_WIDE: u16 = u16::MAX;
+
+const DEVICE: u8 = 1;
+const KEY: u8 = 2;
+const MAILBOX: u8 = 3;
+const MESSAGE: u8 = 4;
+const GAPS: u8 = 5;
+
+const EXPIRY: u8 = 1;
+const DEDUP: u8 = 2;
+const CLOCK: u8 = 3;
+
+fn fixed<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+    let mut key = [0; N];
+    let mut at = 0;
+    for part in parts {
+        key[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    assert_eq!(at, N, "the parts make up the key");
+    key
+}
+
+fn of_mailbox(kind: u8, mailbox: &MailboxKey) -> [u8; 19] {
+    fixed(&[&mailbox.slot().0.to_be_bytes(), &[kind], &mailbox.0])
+}
+
+/// A device.
+pub(super) fn device(mailbox: &MailboxKey) -> [u8; 19] {
+    of_mailbox(DEVICE, mailbox)
+}
+
+/// An API key.
+pub(super) fn key(slot: Slot, key_id: u64) -> [u8; 11] {
+    fixed(&[&slot.0.to_be_bytes(), &[KEY], &key_id.to_be_bytes()])
+}
+
+/// A mailbox.
+pub(super) fn mailbox(mailbox: &MailboxKey) -> [u8; 19] {
+    of_mailbox(MAILBOX, mailbox)
+}
+
+/// A message. The priority is turned round: keys sort in the order of delivery.
+pub(super) fn message(mailbox: &MailboxKey, priority: Priority, seq: u64) -> [u8; 28] {
+    let lane = 255 - priority.level();
+    fixed(&[&of_mailbox(MESSAGE, mailbox), &[lane], &seq.to_be_bytes()])
+}
+
+/// The first key after every message of a mailbox.
+pub(super) fn messages_end(mailbox: &MailboxKey) -> [u8; 29] {
+    fixed(&[&message(mailbox, Priority::Low, u64::MAX), &[0]])
+}
+
+/// The place of a message by its key.
+pub(super) fn message_place(key: &[u8]) -> Option<(Priority, u64)> {
+    let (lane, seq) = key.get(19..28)?.split_first()?;
+    place(*lane, seq)
+}
+
+/// The skipped ranges of one priority of a mailbox.
+pub(super) fn gaps(mailbox: &MailboxKey, priority: Priority) -> [u8; 20] {
+    fixed(&[&of_mailbox(GAPS, mailbox), &[255 - priority.level()]])
+}
+
+/// An entry of the expiry index.
+pub(super) fn expiry(
+    expires_ms: u64,
+    mailbox: &MailboxKey,
+    priority: Priority,
+    seq: u64,
+) -> [u8; 36] {
+    fixed(&[
+        &SHARD_WIDE.to_be_bytes(),
+        &[EXPIRY],
+        &expires_ms.to_be_bytes(),
+        &mailbox.0,
+        &[255 - priority.level()],
+        &seq.to_be_bytes(),
+    ])
+}
+
+/// The first key of the expiry index at or after `expires_ms`.
+pub(super) fn expiry_from(expires_ms: u64) -> [u8; 11] {
+    fixed(&[&SHARD_WIDE.to_be_bytes(), &[EXPIRY], &expires_ms.to_be_bytes()])
+}
+
+/// The first key after the expiry index.
+pub(super) fn expiry_end() -> [u8; 3] {
+    fixed(&[&SHARD_WIDE.to_be_bytes(), &[EXPIRY + 1]])
+}
+
+/// What an entry of the expiry index names: when, and which message.
+pub(super) fn expiry_entry(key: &[u8]) -> Option<(u64, MailboxKey, Priority, u64)> {
+    let expires_ms = u64::from_be_bytes(key.get(3..11)?.try_into().ok()?);
+    let mailbox = MailboxKey(key.get(11..27)?.try_into().ok()?);
+    let (lane, seq) = key.get(27..36)?.split_first()?;
+    let (priority, seq) = place(*lane, seq)?;
+    Some((expires_ms, mailbox, priority, seq))
+}
+
+/// A part of the deduplication table.
+pub(super) fn dedup(part: u64) -> [u8; 11] {
+    fixed(&[&SHARD_WIDE.to_be_bytes(), &[DEDUP], &part.to_be_bytes()])
+}
+
+/// The first key after the deduplication table.
+pub(super) fn dedup_end() -> [u8; 3] {
+    fixed(&[&SHARD_WIDE.to_be_bytes(), &[DEDUP + 1]])
+}
+
+/// Which part of the deduplication table a key names.
+pub(super) fn dedup_part(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(3..11)?.try_into().ok()?))
+}
+
+/// Shard time and what else counts shard-wide.
+pub(super) fn clock() -> [u8; 3] {
+    fixed(&[&SHARD_WIDE.to_be_bytes(), &[CLOCK]])
+}
+
+/// A key as rows take it.
+pub(super) fn owned<const N: usize>(key: [u8; N]) -> Bytes {
+    Bytes::copy_from_slice(&key)
+}
+
+fn place(lane: u8, seq: &[u8]) -> Option<(Priority, u64)> {
+    let priority = Priority::try_from(255 - lane).ok()?;
+    Some((priority, u64::from_be_bytes(seq.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAILBOX_KEY: MailboxKey = MailboxKey([0xab; 16]);
+    const HASH: &str = "abababababababababababababababab";
+
+    #[test]
+    fn keys_keep_their_bytes() {
+        // Slot 0xaba: the first 12 bits of the hash.
+        assert_eq!(hex(&device(&MAILBOX_KEY)), format!("0aba01{HASH}"));
+        assert_eq!(hex(&key(Slot(0x0aba), 7)), "0aba020000000000000007");
+        assert_eq!(hex(&mailbox(&MAILBOX_KEY)), format!("0aba03{HASH}"));
+        let urgent = message(&MAILBOX_KEY, Priority::Urgent, 258);
+        assert_eq!(hex(&urgent), format!("0aba04{HASH}fc0000000000000102"));
+        assert_eq!(hex(&gaps(&MAILBOX_KEY, Priority::Low)), format!("0aba05{HASH}ff"));
+        let due = expiry(1, &MAILBOX_KEY, Priority::Normal, 2);
+        assert_eq!(hex(&due), format!("ffff010000000000000001{HASH}fe0000000000000002"));
+        assert_eq!(hex(&dedup(3)), "ffff020000000000000003");
+        assert_eq!(hex(&clock()), "ffff03");
+    }
+
+    #[test]
+    fn keys_sort_in_the_order_of_delivery() {
+        let urgent = message(&MAILBOX_KEY, Priority::Urgent, 900);
+        let normal = message(&MAILBOX_KEY, Priority::Normal, 1);
+        let later = message(&MAILBOX_KEY, Priority::Normal, 256);
+        let low = message(&MAILBOX_KEY, Priority::Low, u64::MAX);
+        assert!(urgent < normal && normal < later && later < low);
+        assert!(low[..] < messages_end(&MAILBOX_KEY)[..]);
+    }
+
+    #[test]
+    fn places_are_read_back() {
+        let key = message(&MAILBOX_KEY, Priority::High, 77);
+        assert_eq!(message_place(&key), Some((Priority::High, 77)));
+        let due = expiry(9, &MAILBOX_KEY, Priority::Low, 5);
+        assert_eq!(expiry_entry(&due), Some((9, MAILBOX_KEY, Priority::Low, 5)));
+        assert_eq!(dedup_part(&dedup(12)), Some(12));
+        assert_eq!(message_place(&key[..27]), None);
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
