@@ -1,0 +1,24 @@
+# Everything that is checked before a change lands: the same script that CI runs.
+verify:
+    .ci/run
+
+# A cluster of three nodes on this machine.
+dev *ARGS:
+    cargo run --release -- dev {{ARGS}}
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Start, talk across nodes, kill one, stop, start again.
+smoke:
+    .ci/smoke
