@@ -4,8 +4,20 @@
 //! [`Network`] is the contract; it has a QUIC implementation and a simulated one, and both pass
 //! the same contract suite.
 
+mod backoff;
+mod frame;
+pub mod identity;
+mod metrics;
 mod network;
+pub mod quic;
+pub mod sim;
+mod tripwire;
 
+pub use identity::{Identity, IdentityError};
+pub use metrics::{METRIC_NAMES, describe_metrics};
 pub use network::{
     BoxFuture, CallError, FRAME_BYTES_MAX, Handler, Lane, Network, NodeId, NotifyError, PeerEvent,
+    SHARED_LANES,
 };
+pub use quic::{BindError, Limits, QuicConfig, QuicNetwork};
+pub use sim::{SimConfig, SimFabric, SimNetwork};

@@ -32,16 +32,46 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// How many lanes [`Lane::Shared`] keys are spread over.
+///
+/// 8: enough that one Raft group's full append does not hold up the others, few enough that a
+/// lane's writer still finds several frames to put into one packet.
+pub const SHARED_LANES: u32 = 8;
+
 /// Which road a payload takes to a peer. Payloads on one lane keep their order; lanes do not wait
 /// for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Lane 0 of the control connection: votes, beats, leadership transfers.
     Urgent,
-    /// A shared lane of the control connection, chosen by `key` (the Raft group).
+    /// A shared lane of the control connection, chosen by `key` (the Raft group). The receiver
+    /// sees the lane's number, `key % SHARED_LANES`, not the key.
     Shared(u32),
     /// The bulk connection: snapshots, later blobs. Never delays the control connection.
     Bulk,
+}
+
+impl Lane {
+    /// How many lane numbers there are: urgent, the shared ones, bulk.
+    pub(crate) const NUMBERS: u8 = SHARED_LANES as u8 + 2;
+
+    /// The lane's number: 0 is urgent, the shared ones follow, the last is bulk.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Urgent => 0,
+            Self::Shared(key) => 1 + (key % SHARED_LANES) as u8,
+            Self::Bulk => Self::NUMBERS - 1,
+        }
+    }
+
+    /// The lane with this number, which is below [`Self::NUMBERS`].
+    pub(crate) fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Urgent,
+            shared if shared < Self::NUMBERS - 1 => Self::Shared(u32::from(shared) - 1),
+            _ => Self::Bulk,
+        }
+    }
 }
 
 /// Why a call has no answer.
@@ -52,7 +82,8 @@ pub enum CallError {
     /// elsewhere.
     #[error("node {0} is not connected")]
     NotConnected(NodeId),
-    /// The lane's queue is full: the payload never left this node. Retry after a pause.
+    /// The lane's queue is full and the payload never left this node, or the peer has as many
+    /// calls of this node under way as it takes and did not begin this one. Retry after a pause.
     #[error("the lane to node {0} is full")]
     Overloaded(NodeId),
     /// The payload exceeds [`FRAME_BYTES_MAX`]: it never left this node.
@@ -61,7 +92,8 @@ pub enum CallError {
         /// The size of the refused payload.
         bytes: usize,
     },
-    /// The connection broke after the payload may have left: the peer may or may not have acted.
+    /// The connection broke after the payload may have left, or the peer's handler failed: the peer
+    /// may or may not have acted.
     #[error("the connection to node {0} broke while waiting")]
     Lost(NodeId),
     /// The deadline passed: the peer may or may not have acted.
@@ -113,7 +145,9 @@ pub enum PeerEvent {
 /// on and returns soon.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a call. `None` refuses it ([`CallError::Refused`] at the caller).
-    /// `from` is the TLS-proven identity of the peer. The future is dropped at the deadline.
+    /// `from` is the TLS-proven identity of the peer. Calls of one peer on one lane are begun
+    /// (first polled) in order, among its notices; they end in any order. The future is dropped at
+    /// the deadline.
     fn call(
         self: Arc<Self>,
         from: NodeId,
@@ -144,7 +178,9 @@ pub trait Network: Send + Sync + 'static {
     /// Whether the control connection to `peer` stands.
     fn is_connected(&self, peer: NodeId) -> bool;
 
-    /// Asks `to` and waits for the answer, until `deadline` at the latest.
+    /// Asks `to` and waits for the answer, until `deadline` at the latest. The request is queued
+    /// before this returns: requests of one task on one lane keep their order. Dropping the future
+    /// forgets the call; the peer may still act on it.
     fn call(
         &self,
         to: NodeId,

@@ -1,0 +1,92 @@
+//! Why one side closes a connection, as it tells the other.
+
+use quinn::{ApplicationClose, Connection, ConnectionError, VarInt};
+
+/// Application close codes. Numbers are part of the protocol: they are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseCode {
+    /// The process shuts down.
+    Shutdown,
+    /// A newer connection from the same peer took its place.
+    Replaced,
+    /// The peer is not (or no longer) in the list of peers.
+    NotAPeer,
+    /// The peer's process has ended, as its tripwire told.
+    ProcessEnded,
+    /// The handshake's version is unknown.
+    Version,
+    /// The peer belongs to another cluster.
+    Cluster,
+    /// The node id claimed is not the one the certificate proves, or not the one dialled.
+    Identity,
+    /// A later incarnation of the peer was seen before.
+    Incarnation,
+    /// The higher node id dialled.
+    Direction,
+    /// The handshake is not one.
+    BadHandshake,
+    /// The handshake took too long.
+    HandshakeTimeout,
+    /// A frame of impossible length.
+    FrameLength,
+    /// A frame of unknown version.
+    FrameVersion,
+    /// A frame of unknown kind.
+    FrameKind,
+    /// A lane was ended or reset.
+    LaneClosed,
+    /// More streams than lanes.
+    StreamFlood,
+    /// This node failed.
+    Internal,
+}
+
+impl CloseCode {
+    fn wire(self) -> (u32, &'static str) {
+        match self {
+            Self::Shutdown => (0, "shutting down"),
+            Self::Replaced => (1, "replaced by a newer connection"),
+            Self::NotAPeer => (2, "not a peer"),
+            Self::ProcessEnded => (3, "process ended"),
+            Self::Version => (16, "unknown handshake version"),
+            Self::Cluster => (17, "another cluster"),
+            Self::Identity => (18, "node id is not the certificate's"),
+            Self::Incarnation => (19, "older incarnation"),
+            Self::Direction => (20, "the lower node id dials"),
+            Self::BadHandshake => (21, "malformed handshake"),
+            Self::HandshakeTimeout => (22, "handshake timeout"),
+            Self::FrameLength => (32, "impossible frame length"),
+            Self::FrameVersion => (33, "unknown frame version"),
+            Self::FrameKind => (34, "unknown frame kind"),
+            Self::LaneClosed => (35, "lane closed"),
+            Self::StreamFlood => (36, "more streams than lanes"),
+            Self::Internal => (48, "internal error"),
+        }
+    }
+
+    /// What the code says, for people.
+    pub(crate) fn reason(self) -> &'static str {
+        self.wire().1
+    }
+
+    /// Whether the peer broke the protocol on a standing connection.
+    pub(crate) fn is_violation(self) -> bool {
+        (32..48).contains(&self.wire().0)
+    }
+
+    /// Closes the connection with this code. The first code given is the one that counts.
+    pub(crate) fn close(self, connection: &Connection) {
+        let (code, reason) = self.wire();
+        connection.close(VarInt::from_u32(code), reason.as_bytes());
+    }
+}
+
+/// The code with which the peer closed, if it did.
+pub(crate) fn closed_by_peer(error: &ConnectionError) -> Option<u64> {
+    match error {
+        ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
+            Some(error_code.into_inner())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,184 @@
+//! The sending end of a lane: a bounded queue and the one task that writes it.
+//!
+//! Whoever sends appends to the queue and is gone; the writer takes all that is queued at once and
+//! hands it to QUIC in one call, so that frames share packets and system calls while the previous
+//! batch is on its way.
+
+use std::mem;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use quinn::SendStream;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use super::CloseCode;
+use crate::{
+    frame::{FrameHead, HEAD_BYTES},
+    metrics::Metrics,
+    network::Lane,
+};
+
+/// Payloads up to this size are copied behind their head into a shared buffer, larger ones are
+/// queued as they are. 4 KiB: copying that costs about what one more chunk costs in QUIC.
+const COPY_BYTES_MAX: usize = 4 * 1024;
+
+/// How much the shared buffer grows at a time. 16 KiB: some hundred small frames.
+const TAIL_BYTES: usize = 16 * 1024;
+
+/// Why a frame was not queued; the payload comes back.
+#[derive(Debug)]
+pub(super) enum Rejected {
+    Full(Bytes),
+    Closed,
+}
+
+/// The queue of a lane.
+pub(super) struct LaneQueue {
+    lane: Lane,
+    frames_max: usize,
+    bytes_max: usize,
+    state: Mutex<State>,
+    filled: Notify,
+    taken: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: Vec<Bytes>,
+    tail: BytesMut,
+    frames: usize,
+    bytes: usize,
+    closed: bool,
+}
+
+impl LaneQueue {
+    pub(super) fn new(lane: Lane, frames_max: usize, bytes_max: usize) -> Self {
+        let state = Mutex::default();
+        Self { lane, frames_max, bytes_max, state, filled: Notify::new(), taken: Notify::new() }
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Queues a frame. An empty queue takes any frame, so that a limit below the largest frame
+    /// cannot block it for ever.
+    pub(super) fn push(
+        &self,
+        head: FrameHead,
+        payload: Bytes,
+        metrics: &Metrics,
+    ) -> Result<(), Rejected> {
+        let bytes = HEAD_BYTES + payload.len();
+        let was_empty = {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Err(Rejected::Closed);
+            }
+            let full = state.frames >= self.frames_max || state.bytes + bytes > self.bytes_max;
+            if full && state.frames > 0 {
+                return Err(Rejected::Full(payload));
+            }
+            if state.tail.capacity() - state.tail.len() < bytes.min(COPY_BYTES_MAX) {
+                state.tail.reserve(TAIL_BYTES);
+            }
+            state.tail.extend_from_slice(&head.encode(payload.len()));
+            if payload.len() <= COPY_BYTES_MAX {
+                state.tail.extend_from_slice(&payload);
+            } else {
+                let tail = state.tail.split().freeze();
+                state.chunks.push(tail);
+                state.chunks.push(payload);
+            }
+            state.bytes += bytes;
+            state.frames += 1;
+            state.frames == 1
+        };
+        metrics.lane_queue_frames(self.lane).increment(1.0);
+        if was_empty {
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Queues a frame, waiting for room until `deadline`; then it is dropped.
+    pub(super) async fn push_until(
+        &self,
+        head: FrameHead,
+        mut payload: Bytes,
+        deadline: Instant,
+        metrics: &Metrics,
+    ) {
+        loop {
+            let mut taken = std::pin::pin!(self.taken.notified());
+            taken.as_mut().enable();
+            match self.push(head, payload, metrics) {
+                Ok(()) | Err(Rejected::Closed) => return,
+                Err(Rejected::Full(back)) => payload = back,
+            }
+            if timeout_at(deadline, taken).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Refuses all frames from now on and drops what is queued.
+    pub(super) fn close(&self, metrics: &Metrics) {
+        let dropped = {
+            let mut state = self.state.lock();
+            let dropped = mem::take(&mut *state);
+            state.closed = true;
+            dropped
+        };
+        metrics.lane_queue_frames(self.lane).decrement(dropped.frames as f64);
+        self.filled.notify_one();
+        self.taken.notify_waiters();
+    }
+
+    /// Waits for frames and takes all there are into `batch`, which must be empty. `None` once the
+    /// queue is closed.
+    async fn take(&self, batch: &mut Vec<Bytes>, metrics: &Metrics) -> Option<usize> {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.closed {
+                    return None;
+                }
+                if state.frames > 0 {
+                    mem::swap(&mut state.chunks, batch);
+                    if !state.tail.is_empty() {
+                        batch.push(state.tail.split().freeze());
+                    }
+                    metrics.lane_queue_frames(self.lane).decrement(state.frames as f64);
+                    state.frames = 0;
+                    let bytes = mem::take(&mut state.bytes);
+                    drop(state);
+                    self.taken.notify_waiters();
+                    return Some(bytes);
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+}
+
+/// Writes the lane until its queue is closed or its connection ends.
+pub(super) async fn write(
+    queue: &LaneQueue,
+    mut stream: SendStream,
+    metrics: &Metrics,
+) -> Option<CloseCode> {
+    let mut batch = Vec::new();
+    while let Some(bytes) = queue.take(&mut batch, metrics).await {
+        metrics.sent_bytes(queue.lane).increment(bytes as u64);
+        match stream.write_all_chunks(&mut batch).await {
+            Ok(()) => batch.clear(),
+            Err(quinn::WriteError::ConnectionLost(_)) => return None,
+            Err(_) => return Some(CloseCode::LaneClosed),
+        }
+    }
+    None
+}

@@ -1,0 +1,483 @@
+//! The state of the simulated network: who lives, who is connected, what is on its way. Changed
+//! under one lock by the nodes' calls and by the pump as time passes; what handlers are to be told
+//! is collected in [`State::actions`] and told by the pump, in order, without the lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::Hasher,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::{sync::oneshot, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::SimConfig;
+use crate::{
+    backoff::Backoff,
+    network::{Handler, Lane, NodeId, PeerEvent},
+};
+
+/// How often one transmission is lost at most: keeps a delay bounded at any loss probability.
+const LOSSES_MAX: u32 = 6;
+
+/// How a call ends that did not end with its connection.
+pub(crate) enum Reply {
+    Answer(Bytes),
+    Declined,
+    Busy,
+    Failed,
+}
+
+/// What travels on a lane.
+pub(crate) enum Packet {
+    Request { id: u64, remaining: Duration, payload: Bytes },
+    Reply { id: u64, reply: Reply },
+    Notice(Bytes),
+}
+
+/// What the pump does without the lock.
+pub(crate) enum Action {
+    Peer { to: Process, event: PeerEvent },
+    Notify { to: Process, from: NodeId, lane: Lane, payload: Bytes },
+    Call { to: Process, call: Served, lane: Lane, request: Bytes, deadline: Instant },
+}
+
+/// The handler of a living process. `alive` ends with the process.
+#[derive(Clone)]
+pub(crate) struct Process {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) alive: CancellationToken,
+}
+
+/// A call being served: where its reply goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Served {
+    pub(crate) local: NodeId,
+    pub(crate) from: NodeId,
+    connection: u64,
+    id: u64,
+    stream: u8,
+}
+
+/// Why a frame was not taken.
+pub(crate) enum Rejected {
+    NotConnected,
+    Full,
+}
+
+/// (from, to, lane number)
+type StreamKey = (NodeId, NodeId, u8);
+
+pub(super) struct Node {
+    pub(super) life: u64,
+    pub(super) alive: CancellationToken,
+    pub(super) handler: Option<Arc<dyn Handler>>,
+    pub(super) peers: BTreeSet<NodeId>,
+}
+
+/// One node's side of a connection.
+pub(super) struct Side {
+    pub(super) connection: u64,
+    pub(super) since: Instant,
+    /// Nothing sent on it arrives earlier.
+    pub(super) not_before: Instant,
+    pub(super) calls: BTreeMap<u64, oneshot::Sender<Reply>>,
+    pub(super) served: usize,
+}
+
+pub(super) struct InFlight {
+    ready: Instant,
+    connection: u64,
+    packet: Packet,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Event {
+    /// The first frame of a stream may have arrived.
+    Stream(StreamKey),
+    /// The lower node tries to reach the higher one.
+    Dial { low: NodeId, high: NodeId, life: u64 },
+    /// The answer to a handshake reaches the dialler.
+    Welcomed { low: NodeId, high: NodeId, lives: (u64, u64), connection: u64 },
+    /// The dialler's first lane frames reach the acceptor.
+    Accepted { low: NodeId, high: NodeId, connection: u64 },
+    /// `local` has heard nothing for the idle timeout, if the way from `peer` is cut since then.
+    Starved { local: NodeId, peer: NodeId, cut: Instant },
+    /// `local` has heard nothing for the idle timeout, since the other side is gone.
+    Silent { local: NodeId, peer: NodeId, connection: u64 },
+    /// The other side closed; its process ended, if `Ending::Process`.
+    Closed { local: NodeId, peer: NodeId, connection: u64, ending: Ending },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Process,
+    Connection,
+}
+
+pub(crate) struct State {
+    pub(crate) config: SimConfig,
+    pub(crate) actions: VecDeque<Action>,
+    pub(super) rng: StdRng,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
+    pub(super) sides: BTreeMap<(NodeId, NodeId), Side>,
+    pub(super) streams: BTreeMap<StreamKey, VecDeque<InFlight>>,
+    /// Ways that are cut, and since when.
+    cut: BTreeMap<(NodeId, NodeId), Instant>,
+    isolated: BTreeSet<NodeId>,
+    /// Pairs (low, high) with a dial under way.
+    pub(super) dialing: BTreeMap<(NodeId, NodeId), u64>,
+    pub(super) backoffs: BTreeMap<(NodeId, NodeId), Backoff>,
+    events: BTreeMap<(Instant, u64), Event>,
+    /// Source of lives, connections, call ids and event numbers: never the same twice.
+    counter: u64,
+    start: Instant,
+    trace: std::hash::DefaultHasher,
+}
+
+impl State {
+    pub(crate) fn new(seed: u64, config: SimConfig) -> Self {
+        Self {
+            config,
+            actions: VecDeque::new(),
+            rng: StdRng::seed_from_u64(seed),
+            nodes: BTreeMap::new(),
+            sides: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            isolated: BTreeSet::new(),
+            dialing: BTreeMap::new(),
+            backoffs: BTreeMap::new(),
+            events: BTreeMap::new(),
+            counter: 0,
+            start: Instant::now(),
+            // Fixed keys: the same in every run.
+            trace: std::hash::DefaultHasher::new(),
+        }
+    }
+
+    pub(crate) fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+
+    pub(super) fn count(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    pub(super) fn schedule(&mut self, at: Instant, event: Event) {
+        let number = self.count();
+        self.events.insert((at, number), event);
+    }
+
+    pub(super) fn delay(&mut self) -> Duration {
+        let config = &self.config;
+        let mut delay = self.rng.random_range(config.delay_min..=config.delay_max);
+        if self.rng.random_bool(config.spike_probability) {
+            delay = self.rng.random_range(delay..=config.spike_max.max(delay));
+        }
+        let mut losses = 0;
+        while losses < LOSSES_MAX && self.rng.random_bool(config.loss_probability) {
+            delay += config.retransmit_after * 2u32.pow(losses);
+            losses += 1;
+        }
+        delay
+    }
+
+    // ---- nodes ----
+
+    pub(crate) fn start_node(&mut self, id: NodeId) -> u64 {
+        self.crash(id);
+        for other in self.isolated.clone() {
+            if other != id {
+                self.block(other, id);
+                self.block(id, other);
+            }
+        }
+        self.backoffs.retain(|(low, _), _| *low != id);
+        let life = self.count();
+        let alive = CancellationToken::new();
+        self.nodes.insert(id, Node { life, alive, handler: None, peers: BTreeSet::new() });
+        life
+    }
+
+    pub(crate) fn crash(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.remove(&id) {
+            node.alive.cancel();
+            self.drop_all_sides(id);
+        }
+    }
+
+    /// Ends the process `life` of `id`, if it still lives.
+    pub(crate) fn stop(&mut self, id: NodeId, life: u64) {
+        if self.living(id, life).is_some() {
+            self.crash(id);
+        }
+    }
+
+    fn drop_all_sides(&mut self, id: NodeId) {
+        let peers: Vec<_> =
+            self.sides.range((id, NodeId(0))..=(id, NodeId(u16::MAX))).map(|(k, _)| k.1).collect();
+        for peer in peers {
+            self.close(id, peer, Ending::Process);
+        }
+    }
+
+    fn living(&mut self, id: NodeId, life: u64) -> Option<&mut Node> {
+        self.nodes.get_mut(&id).filter(|node| node.life == life)
+    }
+
+    pub(crate) fn serve(&mut self, id: NodeId, life: u64, handler: Arc<dyn Handler>) {
+        let Some(node) = self.living(id, life) else { return };
+        assert!(node.handler.is_none(), "serve is called once");
+        node.handler = Some(handler);
+        self.dial_missing(id);
+    }
+
+    pub(crate) fn set_peers(&mut self, id: NodeId, life: u64, peers: BTreeSet<NodeId>) {
+        let Some(node) = self.living(id, life) else { return };
+        let removed: Vec<_> = node.peers.difference(&peers).copied().collect();
+        node.peers = peers;
+        for peer in removed {
+            if self.close(id, peer, Ending::Connection) {
+                self.tell(id, PeerEvent::Disconnected(peer));
+            }
+        }
+        self.dial_missing(id);
+    }
+
+    pub(super) fn tell(&mut self, id: NodeId, event: PeerEvent) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        if let Some(handler) = &node.handler {
+            let to = Process { handler: Arc::clone(handler), alive: node.alive.clone() };
+            self.actions.push_back(Action::Peer { to, event });
+        }
+    }
+
+    // ---- partitions ----
+
+    pub(crate) fn block(&mut self, from: NodeId, to: NodeId) {
+        if from == to || self.cut.contains_key(&(from, to)) {
+            return;
+        }
+        let now = Instant::now();
+        self.cut.insert((from, to), now);
+        let timeout = self.config.idle_timeout;
+        self.schedule(now + timeout, Event::Starved { local: to, peer: from, cut: now });
+    }
+
+    pub(crate) fn isolate(&mut self, id: NodeId) {
+        self.isolated.insert(id);
+        let others: Vec<_> = self.nodes.keys().copied().filter(|&other| other != id).collect();
+        for other in others {
+            self.block(id, other);
+            self.block(other, id);
+        }
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.isolated.clear();
+        let ways: Vec<_> = self.cut.keys().copied().collect();
+        for (from, to) in ways {
+            self.unblock(from, to);
+        }
+    }
+
+    pub(crate) fn unblock(&mut self, from: NodeId, to: NodeId) {
+        if self.cut.remove(&(from, to)).is_none() {
+            return;
+        }
+        // What the partition swallowed is repeated, as long as its sender still tries.
+        let connection = self.sides.get(&(from, to)).map(|side| side.connection);
+        let keys: Vec<_> =
+            self.streams.range((from, to, 0)..=(from, to, u8::MAX)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let pause = self.config.retransmit_after + self.delay();
+            let ready = Instant::now() + pause;
+            let stream = self.streams.get_mut(&key).expect("the key was just read");
+            stream.retain(|frame| Some(frame.connection) == connection);
+            if let Some(first) = stream.front_mut() {
+                first.ready = first.ready.max(ready);
+                let at = first.ready;
+                self.schedule(at, Event::Stream(key));
+            }
+        }
+    }
+
+    pub(super) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.cut.contains_key(&(from, to))
+    }
+
+    // ---- frames ----
+
+    pub(crate) fn is_connected(&self, id: NodeId, life: u64, peer: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.life == life)
+            && self.sides.contains_key(&(id, peer))
+    }
+
+    /// Puts a request on its way; the receiver ends with the reply or with the connection.
+    pub(crate) fn request(
+        &mut self,
+        (id, life): (NodeId, u64),
+        to: NodeId,
+        lane: Lane,
+        payload: Bytes,
+        remaining: Duration,
+    ) -> Result<(u64, oneshot::Receiver<Reply>), Rejected> {
+        let call = self.count();
+        self.send((id, life), to, lane, Packet::Request { id: call, remaining, payload })?;
+        let (sender, receiver) = oneshot::channel();
+        let side = self.sides.get_mut(&(id, to)).expect("a frame was just sent on it");
+        side.calls.insert(call, sender);
+        Ok((call, receiver))
+    }
+
+    pub(crate) fn forget(&mut self, id: NodeId, to: NodeId, call: u64) {
+        if let Some(side) = self.sides.get_mut(&(id, to)) {
+            side.calls.remove(&call);
+        }
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        (id, life): (NodeId, u64),
+        to: NodeId,
+        lane: Lane,
+        packet: Packet,
+    ) -> Result<(), Rejected> {
+        if !self.is_connected(id, life, to) {
+            return Err(Rejected::NotConnected);
+        }
+        let key = (id, to, lane.number());
+        let depth = self.streams.get(&key).map_or(0, VecDeque::len);
+        if depth >= self.config.lane_frames_max {
+            return Err(Rejected::Full);
+        }
+        self.put(key, packet);
+        Ok(())
+    }
+
+    /// Ends a served call. Replies are bounded by the calls a peer may have under way.
+    pub(crate) fn reply(&mut self, call: Served, reply: Reply) {
+        if self.abandon(call) {
+            let packet = Packet::Reply { id: call.id, reply };
+            self.put((call.local, call.from, call.stream), packet);
+        }
+    }
+
+    fn put(&mut self, key: StreamKey, packet: Packet) {
+        let ready = Instant::now() + self.delay();
+        let side = &self.sides[&(key.0, key.1)];
+        let (connection, ready) = (side.connection, ready.max(side.not_before));
+        let stream = self.streams.entry(key).or_default();
+        let ready = stream.back().map_or(ready, |last| last.ready.max(ready));
+        stream.push_back(InFlight { ready, connection, packet });
+        self.schedule(ready, Event::Stream(key));
+    }
+
+    // ---- time passes ----
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.events.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Does the next thing that is due at `now`; false when nothing is.
+    pub(crate) fn step(&mut self, now: Instant) -> bool {
+        let Some(entry) = self.events.first_entry() else { return false };
+        if entry.key().0 > now {
+            return false;
+        }
+        let (at, number) = *entry.key();
+        self.trace.write_u64(number);
+        self.trace.write_u128((at - self.start).as_nanos());
+        match entry.remove() {
+            Event::Stream(key) => self.arrive(key, now),
+            Event::Dial { low, high, life } => self.dial(low, high, life),
+            Event::Welcomed { low, high, lives, connection } => {
+                self.welcomed(low, high, lives, connection);
+            }
+            Event::Accepted { low, high, connection } => self.accepted(low, high, connection),
+            Event::Starved { local, peer, cut } => {
+                if self.cut.get(&(peer, local)) == Some(&cut) {
+                    self.time_out(local, peer);
+                }
+            }
+            Event::Silent { local, peer, connection } => {
+                if self.sides.get(&(local, peer)).is_some_and(|s| s.connection == connection) {
+                    self.time_out(local, peer);
+                }
+            }
+            Event::Closed { local, peer, connection, ending } => {
+                self.closed(local, peer, connection, ending);
+            }
+        }
+        true
+    }
+
+    fn arrive(&mut self, key: StreamKey, now: Instant) {
+        let (from, to, number) = key;
+        if self.is_cut(from, to) {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if stream.front().is_none_or(|frame| frame.ready > now) {
+            return;
+        }
+        let frame = stream.pop_front().expect("checked above");
+        self.deliver(from, to, number, frame, now);
+        // Frames that were ready behind a late one have lost their own event's turn.
+        if self.streams[&key].front().is_some_and(|frame| frame.ready <= now) {
+            self.schedule(now, Event::Stream(key));
+        }
+    }
+
+    fn deliver(&mut self, from: NodeId, to: NodeId, number: u8, frame: InFlight, now: Instant) {
+        let Some(node) = self.nodes.get(&to) else { return };
+        let Some(handler) = &node.handler else { return };
+        let process = Process { handler: Arc::clone(handler), alive: node.alive.clone() };
+        let lane = Lane::from_number(number);
+        let Some(side) = self.sides.get_mut(&(to, from)) else { return };
+        if side.connection != frame.connection {
+            return;
+        }
+        match frame.packet {
+            Packet::Notice(payload) => {
+                self.actions.push_back(Action::Notify { to: process, from, lane, payload });
+            }
+            Packet::Reply { id, reply } => {
+                if let Some(caller) = side.calls.remove(&id) {
+                    // The caller may have given up in this instant.
+                    let _ = caller.send(reply);
+                }
+            }
+            Packet::Request { id, remaining, payload } => {
+                let connection = side.connection;
+                side.served += 1;
+                let busy = side.served > self.config.calls_per_peer_max;
+                let call = Served { local: to, from, connection, id, stream: number };
+                if busy {
+                    self.reply(call, Reply::Busy);
+                    return;
+                }
+                let deadline = now + remaining;
+                let action = Action::Call { to: process, call, lane, request: payload, deadline };
+                self.actions.push_back(action);
+            }
+        }
+    }
+
+    /// Ends a served call without a reply: its deadline passed. False if its connection is gone.
+    pub(crate) fn abandon(&mut self, call: Served) -> bool {
+        match self.sides.get_mut(&(call.local, call.from)) {
+            Some(side) if side.connection == call.connection => {
+                side.served -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
