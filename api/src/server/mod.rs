@@ -1,0 +1,155 @@
+//! The shared server of all HTTP front doors: listener, TLS, hyper, limits, graceful shutdown.
+//!
+//! Owns its tasks: one accepts, one a connection. Promises that no client can hold more than its
+//! bounded share (head, body, time, connection), and that stopping finishes what is under way.
+
+pub(crate) mod body;
+mod config;
+mod connection;
+pub(crate) mod handler;
+mod listener;
+pub(crate) mod stream;
+mod tls;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use heliograph_cluster::Relay;
+use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::RwLock;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use config::{Limits, Pem, Security, ServerConfig, TlsConfig};
+pub use tls::TlsError;
+
+use crate::{
+    Clock, SystemClock,
+    mosa::{ConfigError, Gateway},
+};
+use connection::Shared;
+use handler::Scheme;
+use listener::{Listener, Refuse};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// A running client port. It stops by the token it was started with.
+pub struct Server {
+    local_addr: SocketAddr,
+    connections: TaskTracker,
+    kill: CancellationToken,
+    drain: CancellationToken,
+    tls: Option<Arc<RwLock<TlsAcceptor>>>,
+    drain_timeout: std::time::Duration,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("local_addr", &self.local_addr).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Listens and serves until `shutdown` falls: then the port closes, WebSockets get 1012,
+    /// requests under way are finished. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the port, the certificate or a setting cannot be used.
+    pub fn start(
+        config: ServerConfig,
+        relay: Arc<dyn Relay>,
+        metrics: PrometheusHandle,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        Self::start_with_clock(config, relay, metrics, shutdown, Arc::new(SystemClock))
+    }
+
+    /// As [`Server::start`], with another clock.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with_clock(
+        config: ServerConfig,
+        relay: Arc<dyn Relay>,
+        metrics: PrometheusHandle,
+        shutdown: CancellationToken,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let (tls, scheme) = match &config.security {
+            Security::Plain => (None, Scheme::Plain),
+            Security::Tls(tls) => (Some(Arc::new(RwLock::new(tls::acceptor(tls)?))), Scheme::Tls),
+        };
+        let gateway = Gateway::new(&config, scheme, relay, metrics, shutdown.clone(), clock)?;
+        let listen = |source| StartError::Listen { address: config.listen, source };
+        let socket = listener::bind(config.listen).map_err(listen)?;
+        let local_addr = socket.local_addr().map_err(listen)?;
+        let kill = CancellationToken::new();
+        let shared = |handler| {
+            Arc::new(Shared {
+                limits: config.limits.clone(),
+                handler,
+                drain: shutdown.clone(),
+                kill: kill.clone(),
+            })
+        };
+        let connections = TaskTracker::new();
+        let listener = Listener {
+            socket,
+            shared: shared(Arc::new(gateway)),
+            refusing: shared(Arc::new(Refuse)),
+            tls: tls.clone(),
+            connections: connections.clone(),
+        };
+        connections.spawn(listener.run());
+        tracing::info!(%local_addr, ?scheme, "client port open");
+        let drain_timeout = config.limits.drain_timeout;
+        Ok(Self { local_addr, connections, kill, drain: shutdown, tls, drain_timeout })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Takes another certificate for connections to come. A server without TLS ignores it.
+    ///
+    /// # Errors
+    /// When the certificate cannot be used; the old one stays.
+    pub fn reload_tls(&self, config: &TlsConfig) -> Result<(), TlsError> {
+        let acceptor = tls::acceptor(config)?;
+        if let Some(tls) = &self.tls {
+            *tls.write() = acceptor;
+        }
+        Ok(())
+    }
+
+    /// Waits for the shutdown token, then until every connection has ended, at most the drain
+    /// timeout; what is left then is cut.
+    pub async fn stopped(self) {
+        self.drain.cancelled().await;
+        self.connections.close();
+        if timeout(self.drain_timeout, self.connections.wait()).await.is_err() {
+            tracing::warn!(left = self.connections.len(), "connections did not drain in time");
+            self.kill.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
