@@ -1,0 +1,29 @@
+//! Verdicts over a history: pure functions, no clock, no I/O.
+//!
+//! * [`total_queue`]: nothing accepted is lost, nothing comes back after its acknowledgement was
+//!   answered, nothing appears that was not sent.
+//! * [`order`]: per mailbox and priority the numbers come in order, without gaps, and in the order
+//!   in which the relay accepted them.
+//! * [`liveness`]: how long traffic stood still after a fault.
+//!
+//! A check that counted nothing has shown nothing: it is not a pass.
+
+pub mod liveness;
+pub mod order;
+pub mod total_queue;
+mod verdict;
+
+#[cfg(test)]
+mod histories;
+
+pub use self::{
+    liveness::{Expectation, Pause},
+    verdict::{Check, Finding, Verdict},
+};
+use crate::history::History;
+
+/// Runs every check.
+pub fn check(history: &History, expectation: &Expectation) -> Verdict {
+    let (liveness, pauses) = liveness::check(history, expectation);
+    Verdict { checks: vec![total_queue::check(history), order::check(history), liveness], pauses }
+}

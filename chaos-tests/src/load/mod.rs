@@ -1,0 +1,1 @@
+//! Load: how much, how fast, how much memory.

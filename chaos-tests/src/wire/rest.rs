@@ -1,0 +1,168 @@
+//! REST over one kept-alive connection.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::WireError;
+use crate::clock::unix_seconds;
+
+/// What the server answered.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The body, `null` when there is none.
+    pub body: Value,
+}
+
+impl Reply {
+    /// The stable code of a problem answer, or nothing.
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    /// The reply as an error that shows it.
+    pub fn unexpected(self) -> WireError {
+        WireError::Unexpected { status: self.status.as_u16(), body: self.body }
+    }
+}
+
+/// A REST client of one node. The connection is made when needed and made again after an error;
+/// no request is repeated.
+#[derive(Debug)]
+pub struct Rest {
+    node: SocketAddr,
+    key: Option<String>,
+    connection: Option<http1::SendRequest<Full<Bytes>>>,
+}
+
+impl Rest {
+    /// A client of `node`, not yet connected.
+    pub fn new(node: SocketAddr, key: Option<&str>) -> Self {
+        Self { node, key: key.map(str::to_owned), connection: None }
+    }
+
+    /// Which node it talks to.
+    pub fn node(&self) -> SocketAddr {
+        self.node
+    }
+
+    /// Moves to another node.
+    pub fn move_to(&mut self, node: SocketAddr) {
+        if self.node != node {
+            self.node = node;
+            self.connection = None;
+        }
+    }
+
+    /// A GET.
+    ///
+    /// # Errors
+    /// When no answer came within `deadline`; an answer with an error status is a [`Reply`].
+    pub async fn get(&mut self, path: &str, deadline: Duration) -> Result<Reply, WireError> {
+        let request = self.request(Method::GET, path, None, unix_seconds());
+        self.call(request, deadline).await
+    }
+
+    /// A POST.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post(
+        &mut self,
+        path: &str,
+        body: &Value,
+        deadline: Duration,
+    ) -> Result<Reply, WireError> {
+        self.post_at(path, body, unix_seconds(), deadline).await
+    }
+
+    /// A POST whose `X-MOSA-Timestamp` is `timestamp`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post_at(
+        &mut self,
+        path: &str,
+        body: &Value,
+        timestamp: u64,
+        deadline: Duration,
+    ) -> Result<Reply, WireError> {
+        let request = self.request(Method::POST, path, Some(body), timestamp);
+        self.call(request, deadline).await
+    }
+
+    async fn call(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        deadline: Duration,
+    ) -> Result<Reply, WireError> {
+        // Taken out while in use: a call that is dropped or fails leaves no half-used connection.
+        let mut connection = self.connection.take();
+        let call = async {
+            if connection.as_ref().is_none_or(http1::SendRequest::is_closed) {
+                connection = Some(connect(self.node).await?);
+            }
+            let connection = connection.as_mut().expect("it was made just before");
+            // Not ready: the server closed the idle connection before anything was sent.
+            connection
+                .ready()
+                .await
+                .map_err(|error| WireError::NotConnected(std::io::Error::other(error)))?;
+            let answer = connection.send_request(request).await.map_err(WireError::Broken)?;
+            let status = answer.status();
+            let bytes = answer.into_body().collect().await.map_err(WireError::Broken)?.to_bytes();
+            let body = if bytes.is_empty() {
+                Value::Null
+            } else {
+                serde_json::from_slice(&bytes).map_err(WireError::NotJson)?
+            };
+            Ok::<_, WireError>(Reply { status, body })
+        };
+        let reply = timeout(deadline, call).await.map_err(|_| WireError::Timeout)??;
+        self.connection = connection;
+        Ok(reply)
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        timestamp: u64,
+    ) -> Request<Full<Bytes>> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, self.node.to_string())
+            .header(header::ACCEPT, "application/json")
+            .header("X-MOSA-Timestamp", timestamp);
+        if let Some(key) = &self.key {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+        }
+        let bytes = match body {
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        request.body(Full::new(bytes)).expect("paths and keys of the workload are valid")
+    }
+}
+
+async fn connect(node: SocketAddr) -> Result<http1::SendRequest<Full<Bytes>>, WireError> {
+    let stream = TcpStream::connect(node).await.map_err(WireError::NotConnected)?;
+    stream.set_nodelay(true).map_err(WireError::NotConnected)?;
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(WireError::Broken)?;
+    // Ends by itself when the sender is dropped or the server closes; its error shows in the call.
+    tokio::spawn(connection);
+    Ok(sender)
+}
