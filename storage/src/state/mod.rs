@@ -10,21 +10,25 @@
 //! Nothing here is under an acknowledgement: what the layers hold is in the log, and the store can
 //! be rebuilt from snapshot file and log at any time.
 
+mod disk_file;
 mod frozen;
 mod group_rows;
 mod group_state;
+mod journal;
 mod keys;
 mod layer;
 mod memory_store;
 mod sled_config;
+mod sled_open;
 mod sled_store;
 mod store;
-mod sync_file;
 
 #[cfg(test)]
 mod contract_test;
 #[cfg(test)]
 mod group_state_test;
+#[cfg(test)]
+mod model_test;
 
 pub use frozen::Frozen;
 pub use group_rows::{GroupRead, GroupWrite};

@@ -1,25 +1,28 @@
 //! Rows in sled 0.34: the working set on disk.
 //!
-//! One tree; each commit is one batch, sled's `flush()`, and our own `sync_data()` of the database
-//! file, since sled's flush only calls `sync_file_range`, which neither flushes the disk's cache
-//! nor writes the file's length. sled reports some failures by panicking; a panic is caught and
-//! treated as an error. Each value ends in a CRC-32C over key and value.
+//! One tree. A commit goes to the checkpoint journal, then row by row in key order to sled, then
+//! sled's `flush()`, and our own `sync_data()` of the database file: sled's flush only calls
+//! `sync_file_range`, which neither flushes the disk's cache nor writes the file's length. sled
+//! reports some failures by panicking; a panic is caught and treated as an error. Each value ends
+//! in a CRC-32C over key and value.
 
 use std::{
     fs::{self, File},
-    io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
+    disk_file::DiskFile,
+    journal::{Change, Entry, Journal},
     sled_config::{SledConfig, StateOpen},
+    sled_open::{
+        DATABASE_FILE, guarded, io_error, is_content, move_aside, refuse_if_locked, sync_all,
+    },
     store::{StateStore, check_batch},
-    sync_file::SyncFile,
 };
 use crate::{Error, Health, metrics};
 
@@ -27,39 +30,47 @@ use crate::{Error, Health, metrics};
 /// quarter of a segment to a file of its own, which it does not sync.
 const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
-/// The name of sled's one file of rows.
-const DATABASE_FILE: &str = "db";
-
-/// Where the version of the key layout stands: the system generation without a group.
+/// System rows of the store itself; those of groups are 8 bytes long.
 const VERSION_KEY: [u8; 4] = [0; 4];
+/// The sequence of the batch whose rows are being written: the first row of each commit.
+const BEGUN_KEY: [u8; 5] = [0, 0, 0, 0, 1];
+/// The sequence of the last batch whose rows are all there: the last row of each commit.
+const DONE_KEY: [u8; 5] = [0, 0, 0, 0, 2];
 
 /// The version of keys and values this build writes and reads.
 const VERSION: u32 = 1;
 
 const CRC_BYTES: usize = 4;
 
-/// Unreadable databases kept for inspection. They are copies of what snapshot and log hold.
-const ASIDE_MAX: u32 = 2;
-
 /// Rows in sled.
 pub struct SledStore {
     /// `None` only while dropping.
     db: Option<sled::Db>,
-    file: Box<dyn SyncFile>,
     path: PathBuf,
-    /// The first failure; held through each commit.
+    writer: Mutex<Writer>,
+    /// The first failure.
     failed: Mutex<Option<Error>>,
 }
 
+/// What one commit at a time uses.
+struct Writer {
+    journal: Journal,
+    /// The database file, for our own sync.
+    database: Box<dyn DiskFile>,
+    /// The sequence of the last batch that is wholly in sled and synced.
+    sequence: u64,
+}
+
 impl SledStore {
-    /// Opens the database in `dir`, creating it where there is none. If sled cannot read it, the
-    /// directory is moved aside and an empty one opened.
+    /// Opens the database in `dir`, creating it where there is none. If sled cannot read it, or
+    /// what it reads is not what was committed, the directory is moved aside and an empty one
+    /// opened.
     ///
     /// Answers an error, and moves nothing, where the reason is not the database's content: it is
     /// open in another process, permissions, a full or failing disk, or a version of a later build.
     pub fn open(dir: &Path, config: SledConfig) -> Result<(Self, StateOpen), Error> {
         fs::create_dir_all(dir).map_err(|error| io_error("create", dir, error))?;
-        refuse_if_locked(&dir.join(DATABASE_FILE))?;
+        refuse_if_locked(dir)?;
         match Self::try_open(dir, &config) {
             Ok(store) => Ok((store, StateOpen::Opened)),
             Err(error) if is_content(&error) => {
@@ -80,33 +91,51 @@ impl SledStore {
             .path(dir)
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(config.cache_bytes)
-            .mode(sled::Mode::HighThroughput)
             .use_compression(false)
             .flush_every_ms(None);
         let db = guarded(|| sled_config.open())?;
         let path = dir.join(DATABASE_FILE);
-        let file = File::open(&path).map_err(|error| io_error("open", &path, error))?;
-        let store = Self { db: Some(db), file: Box::new(file), path, failed: Mutex::new(None) };
+        let database = File::open(&path).map_err(|error| io_error("open", &path, error))?;
+        let (journal, entry) = Journal::open(dir)?;
+        sync_all(dir)?;
+        let writer = Writer { journal, database: Box::new(database), sequence: 0 };
+        let store =
+            Self { db: Some(db), path, writer: Mutex::new(writer), failed: Mutex::new(None) };
         store.check_version()?;
-        sync_names(dir)?;
+        store.recover(entry)?;
         Ok(store)
     }
 
     /// Reads the layout's version, or writes it to a new database.
     fn check_version(&self) -> Result<(), Error> {
-        let row = self.get(&VERSION_KEY)?;
-        let Some(row) = row else {
+        let Some(row) = self.get(&VERSION_KEY)? else {
             if guarded(|| Ok(!self.db().is_empty()))? {
                 return Err(self.damage("rows without a version"));
             }
-            let version = Bytes::copy_from_slice(&VERSION.to_be_bytes());
-            return self.commit(vec![(Bytes::from_static(&VERSION_KEY), Some(version))]);
+            return self.put_system(&VERSION_KEY, &VERSION.to_be_bytes());
         };
-        let version = <[u8; 4]>::try_from(&row[..]).map(u32::from_be_bytes);
-        match version {
+        match <[u8; 4]>::try_from(&row[..]).map(u32::from_be_bytes) {
             Ok(VERSION) => Ok(()),
             Ok(version) => Err(Error::Version { path: self.path.clone(), version }),
             Err(_) => Err(self.damage("version row of a wrong length")),
+        }
+    }
+
+    /// Finishes the batch in the journal where a crash interrupted it, and finds out whether sled
+    /// holds what was committed.
+    fn recover(&self, entry: Option<Entry>) -> Result<(), Error> {
+        let begun = self.sequence(&BEGUN_KEY)?;
+        let done = self.sequence(&DONE_KEY)?;
+        let mut writer = self.writer.lock();
+        writer.sequence = done;
+        match entry {
+            Some(entry) if entry.sequence == done + 1 => {
+                self.apply(entry.sequence, &entry.changes)?;
+                self.sync(&mut writer, entry.sequence)
+            }
+            Some(entry) if entry.sequence > done => Err(self.damage("committed rows are missing")),
+            None if begun > done => Err(self.damage("half a batch without its journal")),
+            _ => Ok(()),
         }
     }
 
@@ -118,10 +147,21 @@ impl SledStore {
         Error::Damage { path: self.path.clone(), offset: 0, reason }
     }
 
+    fn sequence(&self, key: &[u8]) -> Result<u64, Error> {
+        let Some(row) = self.get(key)? else {
+            return Ok(0);
+        };
+        let bytes = row[..].try_into().map_err(|_| self.damage("sequence of a wrong length"))?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn put_system(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        guarded(|| self.db().insert(key, close_value(key, value)).map(|_| ()))
+    }
+
     /// The value without its checksum, once that is verified.
     fn open_value(&self, key: &[u8], stored: &[u8]) -> Result<Bytes, Error> {
-        let value = stored.split_last_chunk::<CRC_BYTES>();
-        match value {
+        match stored.split_last_chunk::<CRC_BYTES>() {
             Some((value, crc)) if row_crc(key, value) == u32::from_be_bytes(*crc) => {
                 Ok(Bytes::copy_from_slice(value))
             }
@@ -132,24 +172,35 @@ impl SledStore {
         }
     }
 
-    fn write(&self, batch: &[(Bytes, Option<Bytes>)]) -> Result<(), Error> {
-        let mut writes = sled::Batch::default();
-        for (key, value) in batch {
-            match value {
-                Some(value) => {
-                    let mut stored = Vec::with_capacity(value.len() + CRC_BYTES);
-                    stored.extend_from_slice(value);
-                    stored.extend_from_slice(&row_crc(key, value).to_be_bytes());
-                    writes.insert(&key[..], stored);
-                }
-                None => writes.remove(&key[..]),
-            }
-        }
+    fn write(&self, writer: &mut Writer, changes: &[Change]) -> Result<(), Error> {
+        let sequence = writer.sequence + 1;
+        writer.journal.write(sequence, changes)?;
+        self.apply(sequence, changes)?;
+        self.sync(writer, sequence)
+    }
+
+    /// Writes rows to sled, between the two that say how far it got. sled recovers a prefix of what
+    /// it was given.
+    fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), Error> {
+        self.put_system(&BEGUN_KEY, &sequence.to_be_bytes())?;
         guarded(|| {
-            self.db().apply_batch(writes)?;
-            self.db().flush().map(|_| ())
+            for (key, value) in changes {
+                match value {
+                    Some(value) => self.db().insert(&key[..], close_value(key, value))?,
+                    None => self.db().remove(&key[..])?,
+                };
+            }
+            Ok(())
         })?;
-        self.file.sync_data().map_err(|error| io_error("fdatasync", &self.path, error))
+        self.put_system(&DONE_KEY, &sequence.to_be_bytes())
+    }
+
+    fn sync(&self, writer: &mut Writer, sequence: u64) -> Result<(), Error> {
+        guarded(|| self.db().flush().map(|_| ()))?;
+        let synced = writer.database.sync_data();
+        synced.map_err(|error| io_error("fdatasync", &self.path, error))?;
+        writer.sequence = sequence;
+        Ok(())
     }
 }
 
@@ -173,14 +224,15 @@ impl StateStore for SledStore {
 
     fn commit(&self, batch: Vec<(Bytes, Option<Bytes>)>) -> Result<(), Error> {
         check_batch(&batch)?;
-        let mut failed = self.failed.lock();
-        if failed.is_some() {
+        let changes = in_order(batch);
+        let mut writer = self.writer.lock();
+        if self.failed.lock().is_some() {
             return Err(Error::FailSafe);
         }
-        self.write(&batch).inspect_err(|error| {
+        self.write(&mut writer, &changes).inspect_err(|error| {
             tracing::error!(%error, "state database failed: fail-safe until the node restarts");
             metrics::state_failed();
-            *failed = Some(error.clone());
+            *self.failed.lock() = Some(error.clone());
         })
     }
 
@@ -206,88 +258,27 @@ impl Drop for SledStore {
     }
 }
 
+/// The last change of each key, by key: neighbours share a page, which is read and written once.
+fn in_order(mut batch: Vec<Change>) -> Vec<Change> {
+    batch.sort_by(|(one, _), (other, _)| one.cmp(other));
+    batch.reverse();
+    batch.dedup_by(|(one, _), (other, _)| one == other);
+    batch.reverse();
+    batch
+}
+
 fn row_crc(key: &[u8], value: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), value)
 }
 
-fn io_error(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    Error::Io { operation, path: path.to_path_buf(), source: Arc::new(error) }
+/// The value as sled stores it.
+fn close_value(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(value.len() + CRC_BYTES);
+    stored.extend_from_slice(value);
+    stored.extend_from_slice(&row_crc(key, value).to_be_bytes());
+    stored
 }
 
-/// Runs a sled call; a panic inside becomes an error.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Error> {
-    let result = catch_unwind(AssertUnwindSafe(call));
-    let panicked = |_| Err(sled::Error::ReportableBug("sled panicked".to_owned()));
-    result.unwrap_or_else(panicked).map_err(|error| Error::State(Arc::new(error)))
-}
-
-/// Whether the database's content is at fault rather than what surrounds it.
-fn is_content(error: &Error) -> bool {
-    match error {
-        Error::State(error) => match &**error {
-            sled::Error::Io(error) => !is_surroundings(error),
-            _ => true,
-        },
-        Error::Damage { .. } => true,
-        _ => false,
-    }
-}
-
-/// Errors that an intact database answers too.
-fn is_surroundings(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    const SURROUNDINGS: [Errno; 9] = [
-        Errno::ACCESS,
-        Errno::PERM,
-        Errno::NOSPC,
-        Errno::DQUOT,
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOMEM,
-        Errno::ROFS,
-        Errno::IO,
-    ];
-    Errno::from_io_error(error).is_some_and(|errno| SURROUNDINGS.contains(&errno))
-}
-
-/// sled locks its file; moving a database aside that is merely in use would be a disaster.
-fn refuse_if_locked(path: &Path) -> Result<(), Error> {
-    use rustix::fs::{FlockOperation, flock};
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error("open", path, error)),
-    };
-    let lock = flock(&file, FlockOperation::NonBlockingLockExclusive);
-    lock.map_err(|error| io_error("lock", path, error.into()))
-}
-
-/// Moves `dir` to a sibling of its name with `.damaged-1`, or `-2`; the second is overwritten
-/// where both exist.
-fn move_aside(dir: &Path) -> Result<PathBuf, Error> {
-    let aside = |number: u32| {
-        let mut name = dir.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".damaged-{number}"));
-        dir.with_file_name(name)
-    };
-    let free = (1..ASIDE_MAX).map(aside).find(|path| !path.exists());
-    let target = free.unwrap_or_else(|| aside(ASIDE_MAX));
-    if target.exists() {
-        fs::remove_dir_all(&target).map_err(|error| io_error("remove", &target, error))?;
-    }
-    fs::rename(dir, &target).map_err(|error| io_error("rename", dir, error))?;
-    fs::create_dir_all(dir).map_err(|error| io_error("create", dir, error))?;
-    Ok(target)
-}
-
-/// Makes the names durable that sled created or renamed but did not sync, and its settings file.
-fn sync_names(dir: &Path) -> Result<(), Error> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let paths = [Some(dir.join("conf")), Some(dir.join("blobs")), Some(dir.to_path_buf())];
-    let parent = parent.map(Path::to_path_buf);
-    for path in paths.into_iter().chain([parent]).flatten() {
-        let file = File::open(&path).map_err(|error| io_error("open", &path, error))?;
-        file.sync_all().map_err(|error| io_error("fsync", &path, error))?;
-    }
-    Ok(())
-}
+#[cfg(test)]
+#[path = "sled_store_test.rs"]
+mod tests;

@@ -25,8 +25,9 @@ pub trait StateStore: Send + Sync + 'static {
     /// At most `limit` rows with `from <= key < to`, ascending.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
 
-    /// Applies a batch of puts (`Some`) and deletes (`None`), atomically; durable when it returns
-    /// `Ok`. Of several changes of one key the last wins. After an error other than
+    /// Applies a batch of puts (`Some`) and deletes (`None`); durable when it returns `Ok`. A crash
+    /// leaves all of it or nothing; a read meanwhile may see a part (the overlay above hides
+    /// that). Of several changes of one key the last wins. After an error other than
     /// [`Error::TooLarge`] the store is fail-safe, and whether the batch is on disk is unknown
     /// until it is opened again.
     fn commit(&self, batch: Vec<(Bytes, Option<Bytes>)>) -> Result<(), Error>;
