@@ -3,22 +3,48 @@
 //! `cluster` knows what a relay is. Front doors see [`Relay`] and the words of [`model`], nothing
 //! else.
 //!
-//! - `machine`: pure state machines, functions of (rows, command).
+//! - `machine`: pure state machines, functions of (rows, command); `meta`: the meta group's.
 //! - `raft`: openraft over our log, rows and network.
-//! - `placement`: which node holds which shard.
-//! - `actors`: shard, meta, mailbox, node.
+//! - `placement`, `detector`, `formation`: which node holds what, who seems dead, how it began.
+//! - `actors`: shard, checkpointer, pulse, mailbox, and the node that supervises them.
 //! - `delivery`: router, subscriptions, live frames, key leases.
 
+mod actors;
+mod config;
+mod context;
+mod delivery;
+mod detector;
+mod envelope;
+mod formation;
 pub mod machine;
+mod meta;
+mod metrics;
 pub mod model;
+mod node;
+mod node_handler;
+mod node_wire;
+mod placement;
+mod raft;
 mod relay;
 mod shard_handle;
 mod surroundings;
 mod topology;
 
+pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
+pub use context::NodeFailure;
+pub use node::{Node, StartError};
 pub use relay::*;
 pub use shard_handle::{
     Fence, Leadership, ProposeError, Role, ShardHandle, ShardObserver, ShardPort,
 };
 pub use surroundings::{Clock, Entropy, Surroundings};
 pub use topology::{LeaderTable, LocalShards, Member, Settings, Topology};
+
+/// What deterministic simulations need beyond a node's public face.
+pub mod simulation {
+    /// Makes all randomness that Raft draws on this thread follow from `seed`. Only for
+    /// simulations on a single-threaded runtime.
+    pub fn seed_raft(seed: u64) {
+        crate::raft::seed_this_thread(seed);
+    }
+}

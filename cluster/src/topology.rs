@@ -1,6 +1,6 @@
 //! Who holds what: the shard map, and who leads at this moment.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt};
 
 use heliograph_transport::NodeId;
 use parking_lot::RwLock;
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::{
     ShardHandle,
+    machine::Limits,
     model::{KeyHasher, SLOTS, ShardId, Slot},
 };
 
@@ -36,24 +37,19 @@ pub struct Settings {
     pub secret_key: [u8; 32],
     /// How long a message waits where its sender says nothing, in milliseconds.
     pub ttl_default_ms: u64,
-    /// How long a sender may let a message wait, in milliseconds.
-    pub ttl_max_ms: u64,
-    /// How long a message id is remembered, in milliseconds.
-    pub dedup_window_ms: u64,
+    /// The bounds of shards and mailboxes.
+    pub limits: Limits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-        let millis = |duration: Duration| duration.as_secs() * 1000;
+        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         Self {
             routing_key: [0; 32],
             secret_key: [0; 32],
-            // The contract's 30 days, and three times that for those who ask.
-            ttl_default_ms: millis(30 * DAY),
-            ttl_max_ms: millis(90 * DAY),
-            // The contract's hour.
-            dedup_window_ms: millis(Duration::from_secs(60 * 60)),
+            // The contract's 30 days.
+            ttl_default_ms: 30 * DAY_MS,
+            limits: Limits::default(),
         }
     }
 }
@@ -62,7 +58,7 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("ttl_default_ms", &self.ttl_default_ms)
-            .field("dedup_window_ms", &self.dedup_window_ms)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

@@ -213,12 +213,14 @@ impl Inner {
             return Err(Error::Purged { purged: purged.index });
         }
         let mut bytes = 0;
-        let mut index = range.start;
         let tail_first = visible.tail_first().unwrap_or(u64::MAX);
         let written = self.written.get(&group);
+        let written_first =
+            written.and_then(|written| written.slots().next()).map(|(first, _)| first);
+        let mut index = range.start.max(written_first.unwrap_or(u64::MAX).min(tail_first));
         while index < end && index < tail_first {
             let Some(slot) = written.and_then(|written| written.slot(index)) else {
-                // Only an index before the first entry of a group that was never purged.
+                // Damage took it: what lies behind is not trusted.
                 return Ok(plan);
             };
             if bytes > 0 && bytes + slot.payload as usize > bytes_max {

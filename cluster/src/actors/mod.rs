@@ -1,0 +1,7 @@
+//! The actors of a node: shard, checkpointer, pulse, and the node that supervises them.
+
+pub(crate) mod checkpointer;
+pub(crate) mod node;
+pub(crate) mod pulse;
+pub(crate) mod shard;
+pub(crate) mod time;

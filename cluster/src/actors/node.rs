@@ -1,0 +1,155 @@
+//! The node actor: starts and supervises shard actors, checkpointer and pulse. When one of them
+//! dies the node ends: its Raft state cannot be trusted beside a dead actor.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    checkpointer::CheckpointerActor,
+    pulse::PulseActor,
+    shard::{RaftShard, ShardActor, ShardArguments},
+    time::ShardTime,
+};
+use crate::{
+    context::{Context, NodeFailure, group_of},
+    formation,
+    model::ShardId,
+    raft::{GroupKind, RaftGroup, raft_id},
+    shard_handle::{ShardHandle, ShardObserver},
+    topology::Topology,
+};
+
+/// What the node actor is told.
+pub(crate) enum NodeMessage {
+    /// Start the replicas that the topology gives this node and that do not run yet.
+    StartShards(Arc<Topology>),
+}
+
+/// The node actor.
+pub(crate) struct NodeActor;
+
+/// What the node actor starts with.
+pub(crate) struct NodeArguments {
+    pub(crate) context: Arc<Context>,
+    pub(crate) observer: Arc<dyn ShardObserver>,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Actor for NodeActor {
+    type Msg = NodeMessage;
+    type State = NodeArguments;
+    type Arguments = NodeArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        arguments: NodeArguments,
+    ) -> Result<NodeArguments, ActorProcessingErr> {
+        let context = &arguments.context;
+        let cell = myself.get_cell();
+        Actor::spawn_linked(None, PulseActor, Arc::clone(context), cell.clone()).await?;
+        Actor::spawn_linked(None, CheckpointerActor, Arc::clone(context), cell).await?;
+        Ok(arguments)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<NodeMessage>,
+        NodeMessage::StartShards(topology): NodeMessage,
+        state: &mut NodeArguments,
+    ) -> Result<(), ActorProcessingErr> {
+        for shard in topology.shards() {
+            let is_ours = topology.replicas(shard).contains(&state.context.local());
+            if !is_ours || state.context.shards.get(shard).is_some() {
+                continue;
+            }
+            if let Err(failure) = state.start_shard(&myself, &topology, shard).await {
+                state.context.fail(failure);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<NodeMessage>,
+        event: SupervisionEvent,
+        state: &mut NodeArguments,
+    ) -> Result<(), ActorProcessingErr> {
+        let name = match &event {
+            SupervisionEvent::ActorFailed(_, error) => {
+                tracing::error!(%error, "an actor died");
+                "shard, pulse or checkpointer"
+            }
+            SupervisionEvent::ActorTerminated(..) => "shard, pulse or checkpointer",
+            _ => return Ok(()),
+        };
+        state.context.fail(NodeFailure::ActorDied(name));
+        Ok(())
+    }
+}
+
+impl NodeArguments {
+    async fn start_shard(
+        &self,
+        myself: &ActorRef<NodeMessage>,
+        topology: &Topology,
+        shard: ShardId,
+    ) -> Result<(), NodeFailure> {
+        let context = &self.context;
+        let kind = GroupKind::Shard {
+            shard,
+            limits: topology.settings.limits,
+            observer: Arc::clone(&self.observer),
+        };
+        let group = context.start_group(group_of(shard), kind).await?;
+        let time = Arc::new(ShardTime::new(Arc::clone(context)));
+        let arguments = ShardArguments { shard, group: Arc::clone(&group), time };
+        let spawned = Actor::spawn_linked(None, ShardActor, arguments, myself.get_cell()).await;
+        let (actor, _) = spawned.map_err(|error| NodeFailure::GroupUnusable {
+            group: group.id.0,
+            reason: error.to_string().into(),
+        })?;
+        let port = RaftShard::new(shard, Arc::clone(&group), actor);
+        context.shards.insert(ShardHandle::new(Arc::new(port)));
+        self.tasks.spawn(watch(
+            Arc::clone(context),
+            Arc::clone(&group),
+            Some((shard, Arc::clone(&self.observer))),
+        ));
+        let is_preferred = topology.replicas(shard).first() == Some(&context.local());
+        if is_preferred && group.log.is_pristine() {
+            let members = topology.replicas(shard).iter().map(|node| {
+                raft_id(*node, topology.member(*node).map_or(0, |member| member.incarnation))
+            });
+            formation::initialize(&group, members.collect::<BTreeSet<_>>()).await;
+        }
+        Ok(())
+    }
+}
+
+/// Tells the leader table and the observer who leads `group`, until its Raft stops.
+pub(crate) async fn watch(
+    context: Arc<Context>,
+    group: Arc<RaftGroup>,
+    shard: Option<(ShardId, Arc<dyn ShardObserver>)>,
+) {
+    group
+        .watch_leadership(|leadership| {
+            tracing::debug!(group = group.id.0, ?leadership, "leadership changed");
+            let Some((shard, observer)) = &shard else { return };
+            if let Some(leader) = leadership.leader {
+                context.leaders.learn(*shard, leadership.term, leader);
+            }
+            observer.leadership(*shard, leadership);
+        })
+        .await;
+    // Raft stops by itself only on a fatal error. After a disk's error the node stays, red, and
+    // answers what it can from memory; anything else is a broken invariant.
+    if context.storage_is_sound() {
+        context.fail(NodeFailure::RaftStopped(group.id.0));
+    }
+}

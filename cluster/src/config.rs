@@ -1,0 +1,206 @@
+//! What a node of the cluster is told at its start.
+
+use std::{sync::Arc, time::Duration};
+
+use heliograph_storage::{LogStore, SnapshotStore, StateStore};
+use heliograph_transport::NodeId;
+
+use crate::topology::Settings;
+
+/// A node that the cluster is formed of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstMember {
+    /// The node.
+    pub id: NodeId,
+    /// Where its peers reach it, "host:port".
+    pub address: String,
+}
+
+/// When checkpoints and snapshots are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointConfig {
+    /// A group with changes is checkpointed after this long at the latest.
+    pub age_max: Duration,
+    /// A group whose changes take this many bytes is checkpointed now.
+    pub overlay_bytes_max: usize,
+    /// A snapshot is written when the log since the last one exceeds this and the state's size.
+    pub snapshot_log_bytes: u64,
+    /// A snapshot of a changed group is written after this long at the latest.
+    pub snapshot_age_max: Duration,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self {
+            // A crash replays at most this much of the log.
+            age_max: Duration::from_secs(30),
+            // 16 shards of it stay far below the memory bar of a node.
+            overlay_bytes_max: 8 * 1024 * 1024,
+            // Design decision 8.
+            snapshot_log_bytes: 256 * 1024 * 1024,
+            snapshot_age_max: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+/// Raft's timings (design decision 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftConfig {
+    /// How often a leader without traffic shows that it lives.
+    pub heartbeat_interval: Duration,
+    /// The shortest silence after which a follower runs for leader by itself. The failure detector
+    /// is quicker; this is the net below it.
+    pub election_timeout_min: Duration,
+    /// The longest such silence.
+    pub election_timeout_max: Duration,
+}
+
+impl Default for RaftConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(500),
+            election_timeout_min: Duration::from_secs(2),
+            election_timeout_max: Duration::from_secs(4),
+        }
+    }
+}
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub node: NodeId,
+    /// The cluster: chosen once, the same on every node.
+    pub cluster_id: [u8; 16],
+    /// The nodes the cluster is formed of, this one among them.
+    pub members: Vec<FirstMember>,
+    /// How many shards the cluster is formed with (1 to 256).
+    pub shards: u16,
+    /// How many replicas a shard has (1, 3 or 5).
+    pub replicas: u8,
+    /// Settings the cluster is formed with; the keys are drawn anew.
+    pub settings: Settings,
+    /// See [`RaftConfig`].
+    pub raft: RaftConfig,
+    /// See [`CheckpointConfig`].
+    pub checkpoint: CheckpointConfig,
+}
+
+impl Config {
+    /// The defaults for `node` of a cluster formed of `members`.
+    pub fn new(node: NodeId, cluster_id: [u8; 16], members: Vec<FirstMember>) -> Self {
+        Self {
+            node,
+            cluster_id,
+            members,
+            shards: 16,
+            replicas: 3,
+            settings: Settings::default(),
+            raft: RaftConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+        }
+    }
+
+    pub(crate) fn raft_config(&self) -> Arc<openraft::Config> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: "heliograph".to_owned(),
+            heartbeat_interval: millis(self.raft.heartbeat_interval),
+            // Under traffic replication itself shows that the leader lives.
+            heartbeat_min_interval: Some(millis(self.raft.heartbeat_interval / 2)),
+            election_timeout_min: millis(self.raft.election_timeout_min),
+            election_timeout_max: millis(self.raft.election_timeout_max),
+            snapshot_policy: openraft::SnapshotPolicy::Never,
+            // A follower that missed a little is better served from the log than by a snapshot.
+            max_in_snapshot_log_to_keep: 1000,
+            purge_batch_size: 256,
+            // Only a follower behind the purged log needs a snapshot.
+            replication_lag_threshold: u64::MAX,
+            max_payload_entries: 64,
+            install_snapshot_timeout: 20_000,
+            enable_pre_vote: Some(true),
+            enable_leader_restore: Some(false),
+            allow_log_reversion: Some(false),
+            backoff: "20ms 40ms 80ms ..1s".to_owned(),
+            ..openraft::Config::default()
+        };
+        Arc::new(config.validate().expect("Config::validate checked the timings"))
+    }
+
+    /// Checks what can be wrong.
+    ///
+    /// # Errors
+    /// Names the first thing that is.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let ids: std::collections::BTreeSet<_> =
+            self.members.iter().map(|member| member.id).collect();
+        if !ids.contains(&self.node) {
+            return Err(ConfigError::NotAMember { node: self.node });
+        }
+        if ids.len() != self.members.len() {
+            return Err(ConfigError::MemberTwice);
+        }
+        if !(1..=256).contains(&self.shards) {
+            return Err(ConfigError::Shards { shards: self.shards });
+        }
+        if ![1, 3, 5].contains(&self.replicas) {
+            return Err(ConfigError::Replicas { replicas: self.replicas });
+        }
+        let raft = &self.raft;
+        if raft.heartbeat_interval * 2 >= raft.election_timeout_min
+            || raft.election_timeout_min >= raft.election_timeout_max
+        {
+            return Err(ConfigError::Timings);
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a [`Config`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The node does not list itself.
+    #[error("members must list this node ({node})")]
+    NotAMember {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node id stands twice.
+    #[error("members lists a node id twice")]
+    MemberTwice,
+    /// Too few or too many shards.
+    #[error("shards must be 1 to 256, not {shards}")]
+    Shards {
+        /// What was given.
+        shards: u16,
+    },
+    /// An unusable number of replicas.
+    #[error("replicas must be 1, 3 or 5, not {replicas}")]
+    Replicas {
+        /// What was given.
+        replicas: u8,
+    },
+    /// The timings contradict each other.
+    #[error(
+        "raft timings must satisfy 2 x heartbeat-interval < election-timeout-min < election-timeout-max"
+    )]
+    Timings,
+}
+
+/// A node's stores.
+#[derive(Clone)]
+pub struct Storages {
+    /// The log of all groups.
+    pub log: Arc<dyn LogStore>,
+    /// The rows of all groups.
+    pub state: Arc<dyn StateStore>,
+    /// The snapshot files of all groups.
+    pub snapshots: Arc<dyn SnapshotStore>,
+}
+
+impl std::fmt::Debug for Storages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Storages")
+    }
+}

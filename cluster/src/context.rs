@@ -1,0 +1,214 @@
+//! What the parts of one node share.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use heliograph_storage::{GroupId, GroupState, Health};
+use heliograph_transport::{Network, NodeId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{Config, Storages},
+    detector::Detector,
+    model::ShardId,
+    raft::{GroupCore, GroupKind, GroupLog, RaftGroup, raft_id},
+    surroundings::Surroundings,
+    topology::{LeaderTable, LocalShards, Topology},
+};
+
+/// The meta group.
+pub(crate) const META: GroupId = GroupId(0);
+
+/// The group of a shard.
+pub(crate) fn group_of(shard: ShardId) -> GroupId {
+    GroupId(u32::from(shard.0) + 1)
+}
+
+/// Why a node cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeFailure {
+    /// An actor died on a broken invariant.
+    #[error("the {0} actor died")]
+    ActorDied(&'static str),
+    /// A Raft group stopped.
+    #[error("raft group {0} stopped")]
+    RaftStopped(u32),
+    /// A shard could not be opened.
+    #[error("group {group} could not be opened: {reason}")]
+    GroupUnusable {
+        /// The group.
+        group: u32,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// The disk is empty, but the registry has this node: it lost its disk.
+    #[error(
+        "this node's disk is empty, but the cluster knows the node: bring its data directory back, or replace the node under a new id"
+    )]
+    DiskLost,
+}
+
+/// What the parts of one node share.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) storages: Storages,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) raft_config: Arc<openraft::Config>,
+    pub(crate) groups: RwLock<BTreeMap<GroupId, Arc<RaftGroup>>>,
+    pub(crate) shards: Arc<LocalShards>,
+    pub(crate) leaders: Arc<LeaderTable>,
+    pub(crate) topology: watch::Sender<Option<Arc<Topology>>>,
+    pub(crate) detector: Mutex<Detector>,
+    /// Peers' wall clocks minus ours, in milliseconds, as their last beats told.
+    pub(crate) wall_offsets: Mutex<BTreeMap<NodeId, i64>>,
+    pub(crate) failure: watch::Sender<Option<NodeFailure>>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) is_draining: AtomicBool,
+}
+
+impl Context {
+    pub(crate) fn local(&self) -> NodeId {
+        self.config.node
+    }
+
+    pub(crate) fn group(&self, group: GroupId) -> Option<Arc<RaftGroup>> {
+        self.groups.read().get(&group).cloned()
+    }
+
+    pub(crate) fn all_groups(&self) -> Vec<Arc<RaftGroup>> {
+        self.groups.read().values().cloned().collect()
+    }
+
+    pub(crate) fn topology(&self) -> Option<Arc<Topology>> {
+        self.topology.borrow().clone()
+    }
+
+    /// This node's incarnation: how often it began with an empty disk.
+    pub(crate) fn incarnation(&self) -> u32 {
+        let topology = self.topology();
+        let member = topology.as_ref().and_then(|topology| topology.member(self.local()));
+        member.map_or(0, |member| member.incarnation)
+    }
+
+    /// The Raft id of `node`'s replicas.
+    pub(crate) fn raft_id_of(&self, node: NodeId) -> u64 {
+        let topology = self.topology();
+        let member = topology.as_ref().and_then(|topology| topology.member(node));
+        raft_id(node, member.map_or(0, |member| member.incarnation))
+    }
+
+    /// All peers: the registry's, or before the cluster is formed the configured ones.
+    pub(crate) fn peers(&self) -> Vec<(NodeId, String)> {
+        let mut peers: BTreeMap<NodeId, String> =
+            self.config.members.iter().map(|member| (member.id, member.address.clone())).collect();
+        if let Some(topology) = self.topology() {
+            for member in &topology.members {
+                peers.entry(member.id).or_insert_with(|| member.address.clone());
+            }
+        }
+        peers.remove(&self.local());
+        peers.into_iter().collect()
+    }
+
+    /// Whether this node's disks still take writes.
+    pub(crate) fn storage_is_sound(&self) -> bool {
+        matches!(self.storages.log.health(), Health::Sound)
+            && matches!(self.storages.state.health(), Health::Sound)
+    }
+
+    /// Ends the node; the first reason stays.
+    pub(crate) fn fail(&self, failure: NodeFailure) {
+        if self.stopping.is_cancelled() {
+            return;
+        }
+        self.failure.send_if_modified(|known| {
+            if known.is_some() {
+                return false;
+            }
+            tracing::error!(%failure, "the node cannot go on");
+            *known = Some(failure);
+            true
+        });
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// How many shards have no leader that this node knows of.
+    pub(crate) fn shards_without_leader(&self) -> usize {
+        let Some(topology) = self.topology() else { return 0 };
+        topology.shards().filter(|shard| self.leaders.leader(*shard).is_none()).count()
+    }
+
+    /// Why this node does not serve; `None` when it does.
+    pub(crate) fn not_ready_reason(&self) -> Option<&'static str> {
+        let Some(topology) = self.topology() else {
+            return Some("waiting for a quorum of the first members");
+        };
+        if !self.storage_is_sound() {
+            return Some("a disk failed: restart the node once the disk is sound");
+        }
+        if self.is_draining() {
+            return Some("the node is going away");
+        }
+        if !topology.member(self.local()).is_some_and(|member| member.admitted) {
+            return Some("waiting for the registry to note this node");
+        }
+        let held =
+            topology.shards().filter(|shard| topology.replicas(*shard).contains(&self.local()));
+        if held.count() != self.shards.all().len() {
+            return Some("opening the shards");
+        }
+        if self.shards_without_leader() > 0 {
+            return Some("waiting for leaders of all shards");
+        }
+        None
+    }
+
+    /// Opens a group's state and starts its Raft.
+    pub(crate) async fn start_group(
+        self: &Arc<Self>,
+        id: GroupId,
+        kind: GroupKind,
+    ) -> Result<Arc<RaftGroup>, NodeFailure> {
+        let unusable =
+            |reason: String| NodeFailure::GroupUnusable { group: id.0, reason: reason.into() };
+        let state = GroupState::open(Arc::clone(&self.storages.state), id)
+            .map_err(|error| unusable(error.to_string()))?;
+        let snapshots = Arc::clone(&self.storages.snapshots);
+        let core = GroupCore::open(kind, state, id, Arc::clone(&snapshots))
+            .map_err(|error| unusable(error.to_string()))?;
+        let log = GroupLog::new(Arc::clone(&self.storages.log), id);
+        let applied = core.applied();
+        if applied.log_id.is_some() && log.last_index() < Some(applied.index()) {
+            // What was applied was in the log: the log lost its end.
+            return Err(unusable(format!(
+                "the log ends before what the checkpoint holds (index {}): damage",
+                applied.index()
+            )));
+        }
+        let group = RaftGroup::start(
+            id,
+            raft_id(self.local(), self.incarnation()),
+            Arc::clone(&self.raft_config),
+            Arc::clone(&self.network),
+            log,
+            Arc::new(core),
+            snapshots,
+        )
+        .await
+        .map_err(|error| unusable(error.to_string()))?;
+        self.groups.write().insert(id, Arc::clone(&group));
+        Ok(group)
+    }
+}

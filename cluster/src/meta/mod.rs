@@ -1,0 +1,7 @@
+//! The meta group: node registry, shard map, settings. One more Raft group, group 0.
+
+mod command;
+mod machine;
+
+pub(crate) use command::{MetaCommand, MetaOutcome};
+pub(crate) use machine::MetaMachine;

@@ -1,0 +1,235 @@
+//! One node of the cluster: composes log, state, network, Raft groups, actors and delivery.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use heliograph_transport::Network;
+use parking_lot::Mutex;
+use ractor::{Actor, ActorRef};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Relay,
+    actors::{
+        node::{self, NodeActor, NodeArguments, NodeMessage},
+        pulse,
+    },
+    config::{Config, ConfigError, Storages},
+    context::{Context, META, NodeFailure},
+    delivery::Delivery,
+    detector::Detector,
+    formation,
+    node_handler::NodeHandler,
+    raft::GroupKind,
+    shard_handle::ShardObserver,
+    surroundings::Surroundings,
+    topology::{LeaderTable, LocalShards},
+};
+
+/// Why a node did not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Its configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It cannot work.
+    #[error(transparent)]
+    Failure(#[from] NodeFailure),
+}
+
+/// A running node.
+pub struct Node {
+    context: Arc<Context>,
+    delivery: Arc<Delivery>,
+    actor: ActorRef<NodeMessage>,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Node").field(&self.context.local()).finish()
+    }
+}
+
+impl Node {
+    /// Starts a node over its stores and its network. It takes its place in the background: see
+    /// [`Node::ready`].
+    ///
+    /// # Errors
+    /// When the configuration is wrong or a store is unusable.
+    pub async fn start(
+        config: Config,
+        storages: Storages,
+        network: Arc<dyn Network>,
+        surroundings: Surroundings,
+    ) -> Result<Self, StartError> {
+        config.validate()?;
+        let context = Arc::new(Context {
+            raft_config: config.raft_config(),
+            config,
+            storages,
+            network,
+            surroundings,
+            groups: Default::default(),
+            shards: Arc::new(LocalShards::default()),
+            leaders: Arc::new(LeaderTable::default()),
+            topology: watch::Sender::new(None),
+            detector: Mutex::new(Detector::default()),
+            wall_offsets: Mutex::default(),
+            failure: watch::Sender::new(None),
+            stopping: CancellationToken::new(),
+            is_draining: false.into(),
+        });
+        let meta = context.start_group(META, GroupKind::Meta(context.topology.clone())).await?;
+        let delivery = Delivery::start(&context);
+        let tasks = TaskTracker::new();
+        let observer: Arc<dyn ShardObserver> = delivery.clone();
+        let arguments =
+            NodeArguments { context: Arc::clone(&context), observer, tasks: tasks.clone() };
+        let spawned = Actor::spawn(None, NodeActor, arguments).await;
+        let (actor, _) = spawned.map_err(|_| NodeFailure::ActorDied("node"))?;
+        tasks.spawn(node::watch(Arc::clone(&context), Arc::clone(&meta), None));
+        context.network.serve(Arc::new(NodeHandler {
+            context: Arc::clone(&context),
+            delivery: Arc::clone(&delivery),
+        }));
+        context.network.set_peers(context.peers());
+        tasks.spawn(follow_topology(Arc::clone(&context), actor.clone()));
+        let placing = Arc::clone(&context);
+        tasks.spawn(async move {
+            tokio::select! {
+                biased; // a stopping node takes no place
+                () = placing.stopping.cancelled() => {}
+                placed = formation::take_place(&placing, &meta) => {
+                    if let Err(failure) = placed {
+                        placing.fail(failure);
+                    }
+                }
+            }
+        });
+        Ok(Self { context, delivery, actor, tasks })
+    }
+
+    /// The node as front doors see it.
+    pub fn relay(&self) -> Arc<dyn Relay> {
+        self.delivery.relay()
+    }
+
+    /// Waits until this node has its place, its replicas run, and it knows a leader of every
+    /// shard; or until it fails.
+    ///
+    /// # Errors
+    /// What [`Node::failed`] answers.
+    pub async fn ready(&self) -> Result<(), NodeFailure> {
+        let mut topology = self.context.topology.subscribe();
+        let mut leaders = self.context.leaders.changes();
+        let mut failure = self.context.failure.subscribe();
+        loop {
+            if let Some(failure) = failure.borrow_and_update().clone() {
+                return Err(failure);
+            }
+            if self.not_ready_reason().is_none() {
+                return Ok(());
+            }
+            let changed = tokio::select! {
+                biased; // a failure first
+                changed = failure.changed() => changed,
+                changed = topology.changed() => changed,
+                changed = leaders.changed() => changed,
+            };
+            if changed.is_err() {
+                return Err(NodeFailure::ActorDied("node"));
+            }
+        }
+    }
+
+    /// Why this node does not serve; `None` when it does.
+    pub fn not_ready_reason(&self) -> Option<&'static str> {
+        self.context.not_ready_reason()
+    }
+
+    /// Waits until the node cannot go on; the process should exit then.
+    pub async fn failed(&self) -> NodeFailure {
+        let mut failure = self.context.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await;
+        failed.ok().and_then(|failure| failure.clone()).unwrap_or(NodeFailure::ActorDied("node"))
+    }
+
+    /// Hands leadership away and stops: Raft, actors, network, then the log. Takes `patience` at
+    /// most for the leadership, and a little more for the rest.
+    pub async fn shutdown(self, patience: Duration) {
+        let context = &self.context;
+        context.is_draining.store(true, Ordering::Relaxed);
+        self.delivery.drain();
+        self.hand_over(Instant::now() + patience).await;
+        context.stopping.cancel();
+        for group in context.all_groups() {
+            if let Err(error) = group.core.checkpoint().await {
+                tracing::warn!(group = group.id.0, %error, "the last checkpoint failed; the log has everything");
+            }
+            if let Err(error) = group.raft.shutdown().await {
+                tracing::warn!(group = group.id.0, %error, "raft did not stop cleanly");
+            }
+        }
+        self.delivery.stop().await;
+        self.actor.stop(None);
+        context.network.shutdown().await;
+        context.shards.clear();
+        context.groups.write().clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+        context.storages.log.close();
+    }
+
+    async fn hand_over(&self, deadline: Instant) {
+        /// How often to look whether the heirs have taken over.
+        const LOOK: Duration = Duration::from_millis(50);
+        while Instant::now() < deadline {
+            let mut led = 0;
+            for group in self.context.all_groups() {
+                if group.leads().leader != Some(self.context.local()) {
+                    continue;
+                }
+                if let Some(heir) = self.heir(&group) {
+                    led += 1;
+                    pulse::transfer_if_ready(&self.context, &group, heir).await;
+                }
+            }
+            if led == 0 {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn heir(&self, group: &crate::raft::RaftGroup) -> Option<heliograph_transport::NodeId> {
+        let detector = self.context.detector.lock();
+        let voters = group.raft.voter_ids().map(crate::raft::node_of);
+        let mut heirs: Vec<_> = voters.filter(|node| detector.is_live(*node)).collect();
+        heirs.retain(|node| *node != self.context.local());
+        let count = heirs.len();
+        (count > 0).then(|| heirs[group.id.0 as usize % count])
+    }
+}
+
+/// Connects to the nodes of each new topology and starts its shards.
+async fn follow_topology(context: Arc<Context>, actor: ActorRef<NodeMessage>) {
+    let mut topology = context.topology.subscribe();
+    loop {
+        if let Some(topology) = context.topology() {
+            context.network.set_peers(context.peers());
+            if actor.cast(NodeMessage::StartShards(topology)).is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            biased; // a stopping node starts nothing
+            () = context.stopping.cancelled() => return,
+            changed = topology.changed() => if changed.is_err() { return },
+        }
+    }
+}

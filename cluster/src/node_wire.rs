@@ -1,0 +1,96 @@
+//! What node actors say to each other: forming and beats. Positional MessagePack behind a version
+//! byte.
+
+use std::collections::BTreeSet;
+
+use bytes::{BufMut, Bytes};
+use heliograph_transport::NodeId;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{envelope, model::ShardId};
+
+/// The version of these messages.
+const VERSION: u8 = 1;
+
+/// A question to a peer's node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NodeRequest {
+    /// What do you hold? Asked by a node with an empty disk.
+    Probe,
+    /// Note in the registry that I have taken my place. To the meta leader.
+    Admit {
+        /// The asking node's incarnation.
+        incarnation: u32,
+    },
+}
+
+/// The answer to a [`NodeRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NodeAnswer {
+    /// To [`NodeRequest::Probe`].
+    Probe(Probe),
+    /// It is done.
+    Done,
+    /// Another node leads meta, perhaps this one.
+    NotLeader(Option<NodeId>),
+}
+
+/// What a node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Probe {
+    /// Nothing: it has never been part of a cluster.
+    Empty,
+    /// A cluster that is being formed, or that it has not heard the registry of.
+    Forming,
+    /// A formed cluster, in whose registry the asker never took its place.
+    Formed,
+    /// A formed cluster in which the asker took its place: it must bring its disk.
+    AskerAdmitted,
+}
+
+/// Sent every half second to every peer, and at once when a suspicion arises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beat {
+    /// The sender's wall clock, milliseconds since the Unix epoch.
+    pub(crate) wall_ms: u64,
+    /// Shards the sender leads and acts for, with its term.
+    pub(crate) leads: Vec<(ShardId, u64)>,
+    /// Whom the sender suspects.
+    pub(crate) suspects: BTreeSet<NodeId>,
+}
+
+/// Encodes with the envelope.
+pub(crate) fn encode(message: &impl Serialize) -> Bytes {
+    let mut writer = envelope::writer(envelope::NODE, 64);
+    writer.get_mut().put_u8(VERSION);
+    rmp_serde::encode::write(&mut writer, message).expect("plain data encodes into memory");
+    writer.into_inner().freeze()
+}
+
+/// Reads what follows the envelope; `None` for bytes this build does not know.
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let (version, message) = body.split_first()?;
+    (*version == VERSION).then(|| rmp_serde::from_slice(message).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_back_and_strange_ones_do_not() {
+        let beat = Beat {
+            wall_ms: 1000,
+            leads: vec![(ShardId(3), 7)],
+            suspects: BTreeSet::from([NodeId(2)]),
+        };
+        let bytes = encode(&beat);
+        assert_eq!(bytes.as_ref(), [3, 1, 0x93, 0xCD, 3, 0xE8, 0x91, 0x92, 3, 7, 0x91, 2]);
+        let (kind, body) = envelope::open(bytes).unwrap();
+        assert_eq!(kind, envelope::NODE);
+        assert_eq!(decode::<Beat>(&body), Some(beat));
+        assert_eq!(decode::<Beat>(&[]), None);
+        assert_eq!(decode::<Beat>(&[2, 0x93]), None);
+        assert_eq!(decode::<Beat>(&[1, 0x93]), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! One group's applied state: its machine, its rows, and how far the log is applied.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use heliograph_storage::{
+    Error, Frozen, GroupId, GroupState, RowsRead, SnapshotInfo, SnapshotStore,
+};
+use openraft::{EntryPayload, entry::RaftPayload};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{
+    offload::offload,
+    types::{Entry, EntryAnswer, LogId, SnapshotMeta, StoredMembership},
+};
+use crate::{
+    machine::{CommandBatch, Limits, ShardMachine},
+    meta::{MetaCommand, MetaMachine},
+    model::ShardId,
+    shard_handle::ShardObserver,
+    topology::Topology,
+};
+
+/// How far the log is applied, as it is saved with the rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+}
+
+impl Applied {
+    fn encode(&self) -> Bytes {
+        rmp_serde::to_vec(self).expect("plain data encodes into memory").into()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, io::Error> {
+        rmp_serde::from_slice(bytes).map_err(io::Error::other)
+    }
+
+    pub(crate) fn index(&self) -> u64 {
+        self.log_id.map_or(0, |log_id| log_id.index)
+    }
+
+    pub(crate) fn snapshot_meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.log_id, last_membership: self.membership.clone() }
+    }
+}
+
+/// What a group's entries mean, and who hears of it.
+pub(crate) enum GroupKind {
+    /// The meta group; the topology goes to the watch.
+    Meta(watch::Sender<Option<Arc<Topology>>>),
+    /// A shard; its effects go to the observer.
+    Shard {
+        /// Which shard.
+        shard: ShardId,
+        /// Limits its machine keeps.
+        limits: Limits,
+        /// Who hears of its effects.
+        observer: Arc<dyn ShardObserver>,
+    },
+}
+
+enum Machine {
+    Meta(MetaMachine),
+    Shard(ShardMachine),
+}
+
+struct Inner {
+    machine: Machine,
+    applied: Applied,
+}
+
+/// One group's applied state. Entries are applied one at a time; reads go to the rows directly.
+pub(crate) struct GroupCore {
+    group: GroupId,
+    kind: GroupKind,
+    state: GroupState,
+    snapshots: Arc<dyn SnapshotStore>,
+    inner: Mutex<Inner>,
+    applied_term: watch::Sender<u64>,
+    time_ms: AtomicU64,
+}
+
+impl std::fmt::Debug for GroupCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("GroupCore").field(&self.group).finish()
+    }
+}
+
+fn load_machine(kind: &GroupKind, rows: &impl RowsRead) -> Result<Machine, Error> {
+    match kind {
+        GroupKind::Meta(_) => Ok(Machine::Meta(MetaMachine::load(rows)?)),
+        GroupKind::Shard { limits, .. } => Ok(Machine::Shard(ShardMachine::load(rows, *limits)?)),
+    }
+}
+
+impl GroupCore {
+    /// Opens the group's state; where rows are older than the snapshot file (they were lost and
+    /// rebuilt), the snapshot is installed first.
+    pub(crate) fn open(
+        kind: GroupKind,
+        state: GroupState,
+        group: GroupId,
+        snapshots: Arc<dyn SnapshotStore>,
+    ) -> Result<Self, io::Error> {
+        let durable = state.durable_applied().map(|bytes| Applied::decode(&bytes)).transpose()?;
+        let mut applied = durable.unwrap_or_default();
+        if let Some(snapshot) = snapshots.current(group) {
+            let held = Applied::decode(&snapshot.applied)?;
+            if held.log_id > applied.log_id {
+                snapshots.install(&state, &snapshot).map_err(io::Error::other)?;
+                applied = held;
+            }
+        }
+        let machine = load_machine(&kind, &state.read()).map_err(io::Error::other)?;
+        let core = Self {
+            group,
+            kind,
+            state,
+            snapshots,
+            inner: Mutex::new(Inner { machine, applied }),
+            applied_term: watch::Sender::new(0),
+            time_ms: AtomicU64::new(0),
+        };
+        core.publish(&core.inner.lock());
+        Ok(core)
+    }
+
+    /// The group's rows.
+    pub(crate) fn state(&self) -> &GroupState {
+        &self.state
+    }
+
+    /// How far the log is applied.
+    pub(crate) fn applied(&self) -> Applied {
+        self.inner.lock().applied.clone()
+    }
+
+    /// The term of the last applied entry; wakes when it changes.
+    pub(crate) fn applied_term(&self) -> watch::Receiver<u64> {
+        self.applied_term.subscribe()
+    }
+
+    /// Shard time, milliseconds since the Unix epoch; zero for meta.
+    pub(crate) fn time_ms(&self) -> u64 {
+        self.time_ms.load(Ordering::Relaxed)
+    }
+
+    /// The snapshot file, if one was written.
+    pub(crate) fn current_snapshot(
+        &self,
+    ) -> Result<Option<(SnapshotMeta, SnapshotInfo)>, io::Error> {
+        let Some(info) = self.snapshots.current(self.group) else { return Ok(None) };
+        Ok(Some((Applied::decode(&info.applied)?.snapshot_meta(), info)))
+    }
+
+    /// Applies one entry and answers its proposer.
+    pub(crate) fn apply(&self, entry: Entry) -> Result<EntryAnswer, io::Error> {
+        let mut inner = self.inner.lock();
+        let term = **entry.log_id.leader_id_ref();
+        let answer = match &entry.payload {
+            EntryPayload::Blank => EntryAnswer::None,
+            EntryPayload::Membership(_) => {
+                if let Some(membership) = entry.payload.get_membership() {
+                    inner.applied.membership =
+                        StoredMembership::new(Some(entry.log_id), membership);
+                }
+                EntryAnswer::None
+            }
+            EntryPayload::Normal(data) => self.apply_data(&mut inner, term, &data.0)?,
+        };
+        inner.applied.log_id = Some(entry.log_id);
+        drop(inner);
+        self.applied_term.send_if_modified(|known| std::mem::replace(known, term) != term);
+        Ok(answer)
+    }
+
+    fn apply_data(
+        &self,
+        inner: &mut Inner,
+        term: u64,
+        data: &Bytes,
+    ) -> Result<EntryAnswer, io::Error> {
+        match (&mut inner.machine, &self.kind) {
+            (Machine::Meta(machine), _) => {
+                let command = MetaCommand::decode(data).ok_or_else(unknown_entry)?;
+                let outcome = machine.apply(&mut self.state.write(), command);
+                self.publish(inner);
+                Ok(EntryAnswer::Meta(outcome))
+            }
+            (Machine::Shard(machine), GroupKind::Shard { shard, observer, .. }) => {
+                let batch = CommandBatch::decode(data).map_err(io::Error::other)?;
+                let applied = machine.apply(&mut self.state.write(), &batch);
+                let applied = applied.map_err(io::Error::other)?;
+                self.time_ms.store(machine.time_ms(), Ordering::Relaxed);
+                if !applied.effects.is_empty() {
+                    observer.applied(*shard, term, applied.effects);
+                }
+                Ok(EntryAnswer::Shard(applied.outcomes))
+            }
+            (Machine::Shard(_), GroupKind::Meta(_)) => unreachable!("load_machine pairs them"),
+        }
+    }
+
+    /// Tells the outside what a reload or a meta change made of this group.
+    fn publish(&self, inner: &Inner) {
+        match (&inner.machine, &self.kind) {
+            (Machine::Meta(machine), GroupKind::Meta(topology)) => {
+                topology.send_replace(machine.topology().cloned().map(Arc::new));
+            }
+            (Machine::Shard(machine), _) => {
+                self.time_ms.store(machine.time_ms(), Ordering::Relaxed);
+            }
+            (Machine::Meta(_), GroupKind::Shard { .. }) => {
+                unreachable!("load_machine pairs them")
+            }
+        }
+    }
+
+    /// Freezes what changed since the last checkpoint; `None` while an earlier freeze is being
+    /// written.
+    pub(crate) fn freeze(&self) -> Result<Option<Frozen>, Error> {
+        let mut inner = self.inner.lock();
+        let mut rows = self.state.write();
+        if let Machine::Shard(machine) = &mut inner.machine {
+            machine.flush(&mut rows)?;
+        }
+        rows.set_applied(inner.applied.encode());
+        Ok(rows.freeze())
+    }
+
+    /// Writes what changed since the last checkpoint to disk.
+    pub(crate) async fn checkpoint(&self) -> Result<(), Error> {
+        let Some(frozen) = self.freeze()? else { return Ok(()) };
+        let state = self.state.clone();
+        offload(move || state.commit(frozen)).await
+    }
+
+    /// Writes a snapshot file of the state as it is now.
+    pub(crate) async fn write_snapshot(&self) -> Result<(SnapshotMeta, SnapshotInfo), io::Error> {
+        /// How long to wait before asking again whether a checkpoint under way has ended; a
+        /// checkpoint takes tens of milliseconds.
+        const PAUSE: Duration = Duration::from_millis(20);
+        let frozen = loop {
+            if let Some(frozen) = self.freeze().map_err(io::Error::other)? {
+                break frozen;
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let (state, snapshots) = (self.state.clone(), Arc::clone(&self.snapshots));
+        let written = offload(move || snapshots.write(&state, frozen)).await;
+        let info = written.map_err(io::Error::other)?;
+        Ok((Applied::decode(&info.applied)?.snapshot_meta(), info))
+    }
+
+    /// Replaces the state by a received snapshot.
+    pub(crate) async fn install_snapshot(&self, info: SnapshotInfo) -> Result<(), io::Error> {
+        let applied = Applied::decode(&info.applied)?;
+        let (state, snapshots) = (self.state.clone(), Arc::clone(&self.snapshots));
+        let installed = offload(move || snapshots.install(&state, &info)).await;
+        installed.map_err(io::Error::other)?;
+        let mut inner = self.inner.lock();
+        inner.machine = load_machine(&self.kind, &self.state.read()).map_err(io::Error::other)?;
+        inner.applied = applied;
+        self.publish(&inner);
+        Ok(())
+    }
+}
+
+fn unknown_entry() -> io::Error {
+    io::Error::other("a committed entry is of a version this build does not know: upgrade the node")
+}
+
+/// `LogId`'s leader id without the trait's generics in the way.
+trait LeaderIdRef {
+    fn leader_id_ref(&self) -> &super::types::CommittedLeaderId;
+}
+
+impl LeaderIdRef for LogId {
+    fn leader_id_ref(&self) -> &super::types::CommittedLeaderId {
+        &self.leader_id
+    }
+}

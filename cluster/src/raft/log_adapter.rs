@@ -1,0 +1,245 @@
+//! openraft's log over [`LogStore`].
+//!
+//! A payload on disk is: nothing for a blank entry; the command batch itself (its first byte is the
+//! batch version, below 0x80); or [`MEMBERSHIP_TAG`] and the membership as MessagePack.
+
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use heliograph_storage::{Error, GroupId, LogEntry, LogStore, Position};
+use openraft::{
+    EntryPayload, LogState, RaftLogReader,
+    entry::RaftEntry,
+    storage::{IOFlushed, RaftLogStorage},
+};
+use tokio::sync::oneshot;
+
+use super::types::{CommittedLeaderId, Entry, EntryData, LogId, Payload, TypeConfig, Vote};
+
+/// Leads a membership payload; command batches begin with a version below it.
+const MEMBERSHIP_TAG: u8 = 0x80;
+
+/// How many bytes of entries one read brings at most. 1 MiB: a quarter of a frame, so that an
+/// append request with its headers always fits one.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// One group's part of the node's log.
+#[derive(Clone)]
+pub(crate) struct GroupLog {
+    store: Arc<dyn LogStore>,
+    group: GroupId,
+    appended_bytes: Arc<AtomicU64>,
+}
+
+impl Debug for GroupLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("GroupLog").field(&self.group).finish()
+    }
+}
+
+impl GroupLog {
+    pub(crate) fn new(store: Arc<dyn LogStore>, group: GroupId) -> Self {
+        Self { store, group, appended_bytes: Arc::default() }
+    }
+
+    /// Bytes of payload appended since this handle's group was opened.
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was ever written for the group here.
+    pub(crate) fn is_pristine(&self) -> bool {
+        let group = self.store.group(self.group);
+        group.vote.is_none() && group.last.is_none()
+    }
+
+    /// The last index the log holds or has purged.
+    pub(crate) fn last_index(&self) -> Option<u64> {
+        self.store.group(self.group).last.map(|position| position.index)
+    }
+
+    async fn durably(
+        &self,
+        write: impl FnOnce(&dyn LogStore, heliograph_storage::Done),
+    ) -> Result<(), io::Error> {
+        let (done, durable) = oneshot::channel();
+        write(
+            self.store.as_ref(),
+            Box::new(move |result| {
+                // The waiting side is gone only when Raft is shutting down.
+                let _ = done.send(result);
+            }),
+        );
+        match durable.await {
+            Ok(result) => result.map_err(io_error),
+            Err(_) => Err(io_error(Error::Closed)),
+        }
+    }
+}
+
+/// openraft speaks `io::Error`.
+pub(crate) fn io_error(error: Error) -> io::Error {
+    io::Error::other(error)
+}
+
+fn log_id(position: Position) -> LogId {
+    LogId { leader_id: CommittedLeaderId::new(position.term), index: position.index }
+}
+
+pub(crate) fn position(log_id: &LogId) -> Position {
+    Position { term: **log_id.committed_leader_id_ref(), index: log_id.index }
+}
+
+/// `LogId`'s leader id, without the trait's generics in the way.
+trait CommittedLeaderIdRef {
+    fn committed_leader_id_ref(&self) -> &CommittedLeaderId;
+}
+
+impl CommittedLeaderIdRef for LogId {
+    fn committed_leader_id_ref(&self) -> &CommittedLeaderId {
+        &self.leader_id
+    }
+}
+
+fn encode_payload(payload: Payload) -> Result<Bytes, io::Error> {
+    match payload {
+        EntryPayload::Blank => Ok(Bytes::new()),
+        EntryPayload::Normal(EntryData(bytes)) => Ok(bytes),
+        EntryPayload::Membership(membership) => {
+            let mut bytes = BytesMut::new().writer();
+            bytes.get_mut().put_u8(MEMBERSHIP_TAG);
+            rmp_serde::encode::write(&mut bytes, &membership).map_err(io::Error::other)?;
+            Ok(bytes.into_inner().freeze())
+        }
+    }
+}
+
+fn decode_payload(bytes: Bytes) -> Result<Payload, io::Error> {
+    match bytes.first() {
+        None => Ok(EntryPayload::Blank),
+        Some(&MEMBERSHIP_TAG) => {
+            let membership = rmp_serde::from_slice(&bytes[1..]).map_err(io::Error::other)?;
+            Ok(EntryPayload::Membership(membership))
+        }
+        Some(_) => Ok(EntryPayload::Normal(EntryData(bytes))),
+    }
+}
+
+fn encode_entry(entry: Entry) -> Result<LogEntry, io::Error> {
+    Ok(LogEntry { position: position(&entry.log_id), payload: encode_payload(entry.payload)? })
+}
+
+fn decode_entry(entry: LogEntry) -> Result<Entry, io::Error> {
+    Ok(Entry::new(log_id(entry.position), decode_payload(entry.payload)?))
+}
+
+impl RaftLogReader<TypeConfig> for GroupLog {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let from = match range.start_bound() {
+            Bound::Included(index) => *index,
+            Bound::Excluded(index) => index + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(index) => index + 1,
+            Bound::Excluded(index) => *index,
+            Bound::Unbounded => u64::MAX,
+        };
+        // This call has to answer the whole range; openraft bounds the range where it can be long.
+        let mut entries = Vec::new();
+        let mut next = from;
+        while next < to {
+            let part = match self.store.read(self.group, next..to, READ_BYTES_MAX).await {
+                Err(Error::Purged { purged }) => {
+                    // openraft asks for what there is of a range.
+                    next = purged + 1;
+                    continue;
+                }
+                part => part.map_err(io_error)?,
+            };
+            let Some(last) = part.last() else { break };
+            next = last.position.index + 1;
+            for entry in part {
+                entries.push(decode_entry(entry)?);
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let entries = self.store.read(self.group, start..end, READ_BYTES_MAX).await;
+        entries.map_err(io_error)?.into_iter().map(decode_entry).collect()
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        let vote = self.store.group(self.group).vote;
+        vote.map(|bytes| rmp_serde::from_slice(&bytes).map_err(io::Error::other)).transpose()
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for GroupLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let group = self.store.group(self.group);
+        Ok(LogState {
+            last_purged_log_id: group.purged.map(log_id),
+            last_log_id: group.last.map(log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let bytes = rmp_serde::to_vec(vote).map_err(io::Error::other)?;
+        self.durably(|store, done| store.save_vote(self.group, bytes.into(), done)).await
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<_> =
+            entries.into_iter().map(encode_entry).collect::<Result<_, io::Error>>()?;
+        let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+        self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.store.append(
+            self.group,
+            entries,
+            Box::new(move |result| callback.io_completed(result.map_err(io_error))),
+        );
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let index = last_log_id.map(|log_id| log_id.index);
+        self.durably(|store, done| store.truncate_after(self.group, index, done)).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        let upto = position(&log_id);
+        self.durably(|store, done| store.purge(self.group, upto, done)).await
+    }
+}

@@ -1,0 +1,22 @@
+//! openraft over our log, rows and network.
+
+mod core;
+mod group;
+mod log_adapter;
+mod network_adapter;
+mod offload;
+mod rpc;
+mod runtime;
+mod state_adapter;
+#[cfg(test)]
+mod suite_test;
+mod types;
+
+pub(crate) use self::{
+    core::{GroupCore, GroupKind},
+    group::RaftGroup,
+    log_adapter::GroupLog,
+    rpc::decode_head,
+    runtime::seed_this_thread,
+    types::{EntryAnswer, node_of, raft_id},
+};

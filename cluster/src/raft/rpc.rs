@@ -1,0 +1,122 @@
+//! Raft's calls between nodes.
+//!
+//! A request is: envelope byte, kind byte, group (u32 BE), then the request as positional
+//! MessagePack. The answer is MessagePack alone.
+
+use bytes::{Buf, BufMut, Bytes};
+use heliograph_storage::GroupId;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::types::{TypeConfig, Vote};
+use crate::envelope;
+
+/// What a peer asks of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RpcKind {
+    Append,
+    Vote,
+    PreVote,
+    TransferLeader,
+    SnapshotBegin,
+    SnapshotChunk,
+    SnapshotEnd,
+}
+
+impl RpcKind {
+    const ALL: [Self; 7] = [
+        Self::Append,
+        Self::Vote,
+        Self::PreVote,
+        Self::TransferLeader,
+        Self::SnapshotBegin,
+        Self::SnapshotChunk,
+        Self::SnapshotEnd,
+    ];
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Append => 1,
+            Self::Vote => 2,
+            Self::PreVote => 3,
+            Self::TransferLeader => 4,
+            Self::SnapshotBegin => 5,
+            Self::SnapshotChunk => 6,
+            Self::SnapshotEnd => 7,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+}
+
+/// Announces a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotBegin {
+    pub(crate) vote: Vote,
+    /// The applied position and membership it holds, as its file has them.
+    pub(crate) applied: Bytes,
+    /// Its length.
+    pub(crate) bytes: u64,
+}
+
+/// A piece of the announced snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotChunk {
+    pub(crate) applied: Bytes,
+    pub(crate) offset: u64,
+    pub(crate) chunk: Bytes,
+}
+
+/// From where the receiver wants the next piece.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotOffset(pub(crate) u64);
+
+/// All pieces were sent: install.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotEnd {
+    pub(crate) vote: Vote,
+    pub(crate) applied: Bytes,
+}
+
+pub(crate) type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
+pub(crate) type AppendAnswer = openraft::raft::AppendEntriesResponse<TypeConfig>;
+pub(crate) type VoteRequest = openraft::raft::VoteRequest<TypeConfig>;
+pub(crate) type VoteAnswer = openraft::raft::VoteResponse<TypeConfig>;
+pub(crate) type TransferRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
+pub(crate) type TransferAnswer = openraft::raft::TransferLeaderResponse<TypeConfig>;
+pub(crate) type SnapshotAnswer = openraft::raft::SnapshotResponse<TypeConfig>;
+
+/// Encodes a request; `size_hint` spares the growing of large ones.
+pub(crate) fn encode_request(
+    kind: RpcKind,
+    group: GroupId,
+    request: &impl Serialize,
+    size_hint: usize,
+) -> Bytes {
+    let mut writer = envelope::writer(envelope::RAFT, size_hint + 5);
+    writer.get_mut().put_u8(kind.code());
+    writer.get_mut().put_u32(group.0);
+    rmp_serde::encode::write(&mut writer, request).expect("plain data encodes into memory");
+    writer.into_inner().freeze()
+}
+
+/// Splits a request whose envelope is already off; `None` for bytes this build does not know.
+pub(crate) fn decode_head(mut body: Bytes) -> Option<(RpcKind, GroupId, Bytes)> {
+    if body.len() < 5 {
+        return None;
+    }
+    let kind = RpcKind::from_code(body.get_u8())?;
+    let group = GroupId(body.get_u32());
+    Some((kind, group, body))
+}
+
+/// Encodes an answer.
+pub(crate) fn encode(answer: &impl Serialize) -> Bytes {
+    rmp_serde::to_vec(answer).expect("plain data encodes into memory").into()
+}
+
+/// Reads a request or an answer; `None` for bytes this build does not know.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    rmp_serde::from_slice(bytes).ok()
+}
