@@ -3,10 +3,13 @@
 //! No clock, randomness, I/O or `async` here; every replica that applies the same commands holds
 //! the same rows.
 
+mod clock;
 mod codec;
 mod command;
 mod dedup;
 mod delivery;
+#[cfg(test)]
+mod delivery_model_test;
 mod devices;
 mod layout;
 mod limits;
@@ -18,6 +21,7 @@ mod shard;
 #[cfg(test)]
 mod test_support;
 
+pub use clock::{JUMP_MS, Readings, ShardClock};
 pub use codec::DecodeError;
 pub use command::*;
 pub use delivery::{Delivery, DeliveryLimits, Input, Output, Resume, SubscriptionId};

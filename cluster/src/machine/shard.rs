@@ -190,8 +190,8 @@ impl ShardMachine {
         let (priority, seq) = (enqueue.priority, lane.last_seq);
         let key = layout::message(&enqueue.mailbox, priority, seq);
         let due = layout::expiry(row.expires_ms, &enqueue.mailbox, priority, seq);
-        target.rows.put(layout::owned(key), value);
-        target.rows.put(layout::owned(due), KEY_ONLY);
+        target.rows.put_new(layout::owned(key), value);
+        target.rows.put_new(layout::owned(due), KEY_ONLY);
         let remember = Remember {
             fingerprint: enqueue.fingerprint,
             sender: enqueue.sender_fingerprint,

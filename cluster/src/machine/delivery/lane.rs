@@ -130,6 +130,14 @@ impl Lane {
         }
     }
 
+    /// The message at the front, whether or not it may be pushed.
+    pub(super) fn front(&self) -> Option<(Priority, u64)> {
+        match self.buffer.front() {
+            Some(Entry::Message(pending)) => Some(pending.place()),
+            _ => None,
+        }
+    }
+
     pub(super) fn next(&self, now_ms: u64) -> Next<'_> {
         match self.buffer.front() {
             Some(Entry::Skip(gap)) => Next::Skip(*gap),

@@ -392,6 +392,11 @@ impl Delivery {
             let level = usize::from(priority.level());
             let lane = &mut self.lanes[level];
             loop {
+                if let Some(place) = lane.front().filter(|place| subscription.has(*place)) {
+                    lane.pop();
+                    subscription.next[level] = place.1 + 1;
+                    continue;
+                }
                 if subscription.is_full(self.limits.unacknowledged_max) {
                     break 'lanes;
                 }
@@ -421,14 +426,13 @@ impl Delivery {
                     }
                     Next::Message(pending) => {
                         let place = pending.place();
-                        if !subscription.has(place) {
-                            if !subscription.admits(pending.message.content.len()) {
-                                break 'lanes;
-                            }
-                            subscription.pushed(place, pending.message.content.len());
-                            self.offers.note(pending);
-                            batch.push(pending.message.clone());
+                        let bytes = pending.message.content.len();
+                        if !subscription.admits(bytes) {
+                            break 'lanes;
                         }
+                        subscription.pushed(place, bytes);
+                        self.offers.note(pending);
+                        batch.push(pending.message.clone());
                         lane.pop();
                         subscription.next[level] = place.1 + 1;
                     }
@@ -443,3 +447,7 @@ fn flush(id: SubscriptionId, batch: &mut Vec<Arc<Message>>) -> Option<Output> {
     let messages = std::mem::take(batch);
     (!messages.is_empty()).then_some(Output::Push { id, messages })
 }
+
+#[cfg(test)]
+#[path = "delivery_test.rs"]
+mod tests;
