@@ -24,6 +24,17 @@ mod shared;
 mod visible;
 mod writer;
 
+#[cfg(test)]
+mod crash_test;
+#[cfg(test)]
+mod damage_test;
+#[cfg(test)]
+mod fault_test;
+#[cfg(test)]
+mod sim_disk;
+#[cfg(test)]
+mod test_support;
+
 use std::{
     collections::VecDeque,
     future::{Future, ready},
@@ -43,7 +54,7 @@ pub use config::{
 pub use report::{Damage, OpenReport, Tear};
 
 use self::{
-    disk::{Disk, RealDisk},
+    disk::{Disk, DiskFile, RealDisk},
     reader::Reader,
     shared::{Change, Inner, OnDamage, Phase, Shared, Waiting, record_bytes},
     visible::Visible,
@@ -60,6 +71,8 @@ pub struct SegmentLog {
 struct Threads {
     writer: JoinHandle<()>,
     reader: Reader,
+    /// Keeps other processes out until the log is closed, also when it is fail-safe.
+    _lock: Arc<dyn DiskFile>,
 }
 
 impl SegmentLog {
@@ -100,10 +113,10 @@ impl SegmentLog {
         });
         let error = |source| open::io_error("start a thread", &dir, source);
         let reader = Reader::start(shared.clone()).map_err(error)?;
-        let writer = Writer::new(shared.clone(), disk, opened.active, opened.lock);
+        let writer = Writer::new(shared.clone(), disk, opened.active);
         let thread = std::thread::Builder::new().name("log-writer".into());
         let writer = thread.spawn(move || writer.run()).map_err(error)?;
-        let threads = Mutex::new(Some(Threads { writer, reader }));
+        let threads = Mutex::new(Some(Threads { writer, reader, _lock: opened.lock }));
         Ok((SegmentLog { shared, threads }, report))
     }
 

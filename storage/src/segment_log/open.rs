@@ -94,10 +94,6 @@ pub(super) fn open(
     let sequences = list(disk, dir)?;
     let mut replay = Replay::new(dir);
     let mut read = read_segments(disk, dir, &sequences, &mut replay)?;
-    let noted = replay.first_segment;
-    if sequences.first().is_some_and(|first| *first > noted && noted > 0) {
-        replay.damaged((noted, 0), MISSING);
-    }
     // What a killed process left in the page cache is not durable yet.
     for (sequence, segment) in &read.segments {
         let path = segment_path(dir, *sequence);
@@ -119,6 +115,10 @@ pub(super) fn open(
     for (at, record) in places.into_iter().zip(&read.unproven) {
         replay.record((plan.sequence, at), &record.header, &record.body);
     }
+    let noted = replay.first_segment;
+    if sequences.first().is_some_and(|first| *first > noted && noted > 0) {
+        replay.damaged((noted, 0), MISSING);
+    }
     let replayed = replay.finish(&config.expectations);
     // Damage found just now outlives the files it was found in.
     for row in &mut rows {
@@ -126,6 +126,13 @@ pub(super) fn open(
     }
     let (header, bytes, _) = plan.bytes(&rows);
     let active = create(disk, config, &header, &bytes)?;
+    if let Some(last) = read.segments.get_mut(&read.last_sequence).filter(|_| read.previous.0 > 0) {
+        // The new segment says how much of this one counts; the rest was set aside for it.
+        let path = segment_path(dir, read.last_sequence);
+        let cut = last.file.set_len(read.previous.0);
+        cut.map_err(|source| io_error("truncate", &path, source))?;
+        last.bytes = read.previous.0;
+    }
     let segment = Segment { file: active.file.clone(), bytes: active.end };
     read.segments.insert(active.sequence, segment);
     let report = OpenReport {

@@ -7,7 +7,7 @@ use super::{
     body::{self, ENTRIES_HEADER_BYTES, ENTRY_HEADER_BYTES},
     clock::now,
     compact::{Compaction, Move},
-    disk::{Disk, DiskFile},
+    disk::Disk,
     format::{KEY_NONE, Kind, LOG_GROUP, RECORD_HEADER_BYTES, RecordHeader, padded},
     index::Slot,
     open::{Active, Segment, io_error, roll},
@@ -35,7 +35,6 @@ pub(super) struct Writer {
     last: Option<(usize, Instant)>,
     /// The last record is a mark.
     marked: bool,
-    _lock: Arc<dyn DiskFile>,
 }
 
 enum Next {
@@ -64,12 +63,7 @@ impl Drop for FailOnPanic {
 
 impl Writer {
     /// The writer of an open log.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        disk: Arc<dyn Disk>,
-        active: Active,
-        lock: Arc<dyn DiskFile>,
-    ) -> Writer {
+    pub(super) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, active: Active) -> Writer {
         let numbers = shared.inner.lock().written.iter().map(|(id, g)| (*id, g.number)).collect();
         Writer {
             shared,
@@ -80,7 +74,6 @@ impl Writer {
             compaction: None,
             last: None,
             marked: false,
-            _lock: lock,
         }
     }
 
@@ -378,11 +371,15 @@ impl Writer {
 
 impl Inner {
     fn apply(&mut self, write: &Write, segment: u64, at: u64) {
-        if let Change::Drop = write.change {
-            if let Some(mut written) = self.written.remove(&write.group) {
-                written.clear(&mut self.usage);
+        match write.change {
+            Change::Nothing => return,
+            Change::Drop => {
+                if let Some(mut written) = self.written.remove(&write.group) {
+                    written.clear(&mut self.usage);
+                }
+                return;
             }
-            return;
+            _ => (),
         }
         let written = self.written.entry(write.group).or_default();
         match &write.change {
