@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p heliograph-storage --example state_measure -- fill DIR MIB
-//! cargo run --release -p heliograph-storage --example state_measure -- open DIR
+//! cargo run --release -p heliograph-storage --example state_measure -- open DIR CACHE_MIB
 //! cargo run --release -p heliograph-storage --example state_measure -- checkpoint DIR
 //! cargo run --release -p heliograph-storage --example state_measure -- churn DIR ROUNDS
 //! cargo run --release -p heliograph-storage --example state_measure -- snapshot DIR
@@ -32,8 +32,12 @@ struct Node {
 
 impl Node {
     fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_with(dir, SledConfig::default())
+    }
+
+    fn open_with(dir: &Path, config: SledConfig) -> Result<Self, Error> {
         let started = now();
-        let (store, opened) = SledStore::open(&dir.join("state"), SledConfig::default())?;
+        let (store, opened) = SledStore::open(&dir.join("state"), config)?;
         let store = Arc::new(store);
         let groups = (1..=GROUPS).map(|group| GroupState::open(store.clone(), GroupId(group)));
         let groups = groups.collect::<Result<_, _>>()?;
@@ -114,8 +118,9 @@ fn fill(dir: &Path, mib: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn open(dir: &Path) -> Result<(), Error> {
-    let node = Node::open(dir)?;
+fn open(dir: &Path, cache_mib: u64) -> Result<(), Error> {
+    let node =
+        Node::open_with(dir, SledConfig { cache_bytes: cache_mib << 20, ..SledConfig::default() })?;
     println!("open: {}", disk(&node));
     let started = now();
     let mut found = 0;
@@ -211,12 +216,14 @@ fn main() -> ExitCode {
     let number = |text: &str| text.parse().unwrap_or(0);
     let result = match arguments[..] {
         ["fill", dir, mib] => fill(Path::new(dir), number(mib)),
-        ["open", dir] => open(Path::new(dir)),
+        ["open", dir, cache_mib] => open(Path::new(dir), number(cache_mib)),
         ["checkpoint", dir] => checkpoint(Path::new(dir)),
         ["churn", dir, rounds] => churn(Path::new(dir), number(rounds)),
         ["snapshot", dir] => snapshot(Path::new(dir)),
         _ => {
-            eprintln!("fill DIR MIB | open DIR | checkpoint DIR | churn DIR ROUNDS | snapshot DIR");
+            eprintln!(
+                "fill DIR MIB | open DIR CACHE_MIB | checkpoint DIR | churn DIR ROUNDS | snapshot DIR"
+            );
             return ExitCode::FAILURE;
         }
     };

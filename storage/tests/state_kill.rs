@@ -31,7 +31,7 @@ const SNAPSHOT_CHECKPOINTS: u64 = 7;
 fn entry(number: u64) -> (Bytes, Option<Bytes>) {
     let key = Bytes::from(format!("key {:03}", number.wrapping_mul(7919) % 251));
     let value = vec![number as u8; (number * 131 % 6000) as usize];
-    (key, (number % 3 != 0).then(|| value.into()))
+    (key, (!number.is_multiple_of(3)).then(|| value.into()))
 }
 
 fn model(applied: u64) -> Vec<(Bytes, Bytes)> {

@@ -12,13 +12,18 @@ const CACHE_BYTES: u64 = 24 * 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SledConfig {
-    /// The size of sled's page cache. Resident memory is about three times this.
+    /// The size of sled's page cache. With 1 GiB of rows sled keeps 60 MB beside it, and its pages
+    /// take more than it counts: 150 MB in all under random reads, for 8 to 24 MiB alike.
     pub cache_bytes: u64,
+    /// Reopens the database after so many bytes of committed rows, which caps what a start has to
+    /// replay. Off by default: sled reads its file at most once (0.5 s a GiB of rows from the page
+    /// cache, the disk's speed otherwise), while reopening holds reads up for that long.
+    pub reopen_after_bytes: Option<u64>,
 }
 
 impl Default for SledConfig {
     fn default() -> Self {
-        Self { cache_bytes: CACHE_BYTES }
+        Self { cache_bytes: CACHE_BYTES, reopen_after_bytes: None }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     disk_file::DiskFile,
@@ -44,9 +44,11 @@ const CRC_BYTES: usize = 4;
 
 /// Rows in sled.
 pub struct SledStore {
-    /// `None` only while dropping.
-    db: Option<sled::Db>,
+    /// `None` once it could not be reopened.
+    db: RwLock<Option<sled::Db>>,
+    dir: PathBuf,
     path: PathBuf,
+    config: SledConfig,
     writer: Mutex<Writer>,
     /// The first failure.
     failed: Mutex<Option<Error>>,
@@ -59,6 +61,8 @@ struct Writer {
     database: Box<dyn DiskFile>,
     /// The sequence of the last batch that is wholly in sled and synced.
     sequence: u64,
+    /// What was committed since the database was opened.
+    bytes: u64,
 }
 
 impl SledStore {
@@ -87,20 +91,20 @@ impl SledStore {
     }
 
     fn try_open(dir: &Path, config: &SledConfig) -> Result<Self, Error> {
-        let sled_config = sled::Config::new()
-            .path(dir)
-            .segment_size(SEGMENT_BYTES)
-            .cache_capacity(config.cache_bytes)
-            .use_compression(false)
-            .flush_every_ms(None);
-        let db = guarded(|| sled_config.open())?;
+        let db = open_database(dir, config)?;
         let path = dir.join(DATABASE_FILE);
         let database = File::open(&path).map_err(|error| io_error("open", &path, error))?;
         let (journal, entry) = Journal::open(dir)?;
         sync_all(dir)?;
-        let writer = Writer { journal, database: Box::new(database), sequence: 0 };
-        let store =
-            Self { db: Some(db), path, writer: Mutex::new(writer), failed: Mutex::new(None) };
+        let writer = Writer { journal, database: Box::new(database), sequence: 0, bytes: 0 };
+        let store = Self {
+            db: RwLock::new(Some(db)),
+            dir: dir.to_path_buf(),
+            path,
+            config: config.clone(),
+            writer: Mutex::new(writer),
+            failed: Mutex::new(None),
+        };
         store.check_version()?;
         store.recover(entry)?;
         Ok(store)
@@ -109,7 +113,7 @@ impl SledStore {
     /// Reads the layout's version, or writes it to a new database.
     fn check_version(&self) -> Result<(), Error> {
         let Some(row) = self.get(&VERSION_KEY)? else {
-            if guarded(|| Ok(!self.db().is_empty()))? {
+            if self.call(|db| Ok(!db.is_empty()))? {
                 return Err(self.damage("rows without a version"));
             }
             return self.put_system(&VERSION_KEY, &VERSION.to_be_bytes());
@@ -139,8 +143,11 @@ impl SledStore {
         }
     }
 
-    fn db(&self) -> &sled::Db {
-        self.db.as_ref().expect("the database is there until the store is dropped")
+    /// Runs a call of sled; a panic inside is an error.
+    fn call<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
+        let db = self.db.read();
+        let db = db.as_ref().ok_or(Error::Closed)?;
+        guarded(|| call(db))
     }
 
     fn damage(&self, reason: &'static str) -> Error {
@@ -156,7 +163,7 @@ impl SledStore {
     }
 
     fn put_system(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        guarded(|| self.db().insert(key, close_value(key, value)).map(|_| ()))
+        self.call(|db| db.insert(key, close_value(key, value)).map(|_| ()))
     }
 
     /// The value without its checksum, once that is verified.
@@ -183,11 +190,11 @@ impl SledStore {
     /// it was given.
     fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), Error> {
         self.put_system(&BEGUN_KEY, &sequence.to_be_bytes())?;
-        guarded(|| {
+        self.call(|db| {
             for (key, value) in changes {
                 match value {
-                    Some(value) => self.db().insert(&key[..], close_value(key, value))?,
-                    None => self.db().remove(&key[..])?,
+                    Some(value) => db.insert(&key[..], close_value(key, value))?,
+                    None => db.remove(&key[..])?,
                 };
             }
             Ok(())
@@ -195,8 +202,23 @@ impl SledStore {
         self.put_system(&DONE_KEY, &sequence.to_be_bytes())
     }
 
+    /// Closes and opens the database, which writes down where replay starts.
+    fn reopen(&self) -> Result<(), Error> {
+        let mut db = self.db.write();
+        close_database(db.take());
+        refuse_if_locked(&self.dir)?;
+        *db = Some(open_database(&self.dir, &self.config)?);
+        sync_all(&self.dir)
+    }
+
+    fn fail(&self, error: &Error) {
+        tracing::error!(%error, "state database failed: fail-safe until the node restarts");
+        metrics::state_failed();
+        *self.failed.lock() = Some(error.clone());
+    }
+
     fn sync(&self, writer: &mut Writer, sequence: u64) -> Result<(), Error> {
-        guarded(|| self.db().flush().map(|_| ()))?;
+        self.call(|db| db.flush().map(|_| ()))?;
         let synced = writer.database.sync_data();
         synced.map_err(|error| io_error("fdatasync", &self.path, error))?;
         writer.sequence = sequence;
@@ -206,7 +228,7 @@ impl SledStore {
 
 impl StateStore for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        let stored = guarded(|| self.db().get(key))?;
+        let stored = self.call(|db| db.get(key))?;
         stored.map(|stored| self.open_value(key, &stored)).transpose()
     }
 
@@ -214,7 +236,7 @@ impl StateStore for SledStore {
         if from >= to {
             return Ok(Vec::new());
         }
-        let rows: Vec<_> = guarded(|| self.db().range(from..to).take(limit).collect())?;
+        let rows: Vec<_> = self.call(|db| db.range(from..to).take(limit).collect())?;
         let open = |(key, stored): (sled::IVec, sled::IVec)| {
             let value = self.open_value(&key, &stored)?;
             Ok((Bytes::copy_from_slice(&key), value))
@@ -229,15 +251,18 @@ impl StateStore for SledStore {
         if self.failed.lock().is_some() {
             return Err(Error::FailSafe);
         }
-        self.write(&mut writer, &changes).inspect_err(|error| {
-            tracing::error!(%error, "state database failed: fail-safe until the node restarts");
-            metrics::state_failed();
-            *self.failed.lock() = Some(error.clone());
-        })
+        self.write(&mut writer, &changes).inspect_err(|error| self.fail(error))?;
+        writer.bytes += changes.iter().map(change_bytes).sum::<u64>();
+        if self.config.reopen_after_bytes.is_some_and(|bytes_max| writer.bytes >= bytes_max) {
+            writer.bytes = 0;
+            // The batch is durable whatever becomes of this.
+            self.reopen().unwrap_or_else(|error| self.fail(&error));
+        }
+        Ok(())
     }
 
     fn disk_bytes(&self) -> u64 {
-        guarded(|| self.db().size_on_disk()).unwrap_or(0)
+        self.call(|db| db.size_on_disk()).unwrap_or(0)
     }
 
     fn health(&self) -> Health {
@@ -250,12 +275,29 @@ impl StateStore for SledStore {
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        let db = self.db.take();
-        // sled panics when its last sync fails while it is dropped; what counts is synced already.
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::error!("state database panicked while it was closed");
-        }
+        close_database(self.db.get_mut().take());
     }
+}
+
+fn open_database(dir: &Path, config: &SledConfig) -> Result<sled::Db, Error> {
+    let config = sled::Config::new()
+        .path(dir)
+        .segment_size(SEGMENT_BYTES)
+        .cache_capacity(config.cache_bytes)
+        .use_compression(false)
+        .flush_every_ms(None);
+    guarded(|| config.open())
+}
+
+/// sled panics when its last sync fails while it is dropped; what counts is synced already.
+fn close_database(db: Option<sled::Db>) {
+    if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+        tracing::error!("state database panicked while it was closed");
+    }
+}
+
+fn change_bytes((key, value): &Change) -> u64 {
+    (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64
 }
 
 /// The last change of each key, by key: neighbours share a page, which is read and written once.

@@ -144,8 +144,8 @@ fn interrupted(applied: usize) -> TempDir {
     store.put_system(&BEGUN_KEY, &2_u64.to_be_bytes()).unwrap();
     for (key, value) in &batch[..applied] {
         match value {
-            Some(value) => store.db().insert(key, close_value(key, value)).unwrap(),
-            None => store.db().remove(key).unwrap(),
+            Some(value) => store.call(|db| db.insert(key, close_value(key, value))).unwrap(),
+            None => store.call(|db| db.remove(key)).unwrap(),
         };
     }
     drop(store);
@@ -281,9 +281,9 @@ fn row_that_was_changed_behind_our_back_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(&dir);
     store.commit(vec![put("a", "1"), put("b", "1")]).unwrap();
-    let stored = store.db().get(b"a").unwrap().unwrap();
-    store.db().insert(b"b", stored).unwrap();
-    store.db().insert(b"c", b"xy").unwrap();
+    let stored = store.call(|db| db.get(b"a")).unwrap().unwrap();
+    store.call(|db| db.insert(b"b", stored)).unwrap();
+    store.call(|db| db.insert(b"c", b"xy")).unwrap();
     for key in [b"b", b"c"] {
         assert!(matches!(store.get(key), Err(Error::Damage { .. })));
     }
@@ -300,4 +300,42 @@ fn version_of_a_later_build_is_refused_and_left_alone() {
     let opened = SledStore::open(&dir.path().join("state"), SledConfig::default());
     assert!(matches!(opened, Err(Error::Version { version: 2, .. })));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn database_reopened_on_schedule_keeps_its_rows_and_replays_less() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let config = SledConfig { reopen_after_bytes: Some(10_000), ..SledConfig::default() };
+    let (store, _) = SledStore::open(&state, config).unwrap();
+    let replay_starts = || {
+        let names = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name());
+        let starts: Vec<_> =
+            names.filter(|name| name.to_string_lossy().starts_with("snap.")).collect();
+        starts
+    };
+    let value = "v".repeat(4_000);
+    let mut starts = std::collections::BTreeSet::new();
+    for row in 0..12_u8 {
+        store.commit(vec![put(&format!("k{row:02}"), &value)]).unwrap();
+        assert_eq!(rows(&store).len(), usize::from(row) + 1);
+        starts.extend(replay_starts());
+    }
+    assert_eq!(starts.len(), 4, "every third commit moved the start of replay");
+    assert!(matches!(store.health(), Health::Sound));
+    drop(store);
+    assert_eq!(rows(&open(&dir).0).len(), 12);
+}
+
+#[test]
+fn database_that_cannot_be_reopened_is_fail_safe() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let config = SledConfig { reopen_after_bytes: Some(1), ..SledConfig::default() };
+    let (store, _) = SledStore::open(&state, config).unwrap();
+    fs::write(state.join("conf"), "garbage of some length").unwrap();
+    store.commit(vec![put("a", "1")]).unwrap();
+    assert!(matches!(store.health(), Health::FailSafe(Error::State(_))));
+    assert!(matches!(store.commit(vec![put("b", "1")]), Err(Error::FailSafe)));
+    assert!(matches!(store.get(b"a"), Err(Error::Closed)));
 }
