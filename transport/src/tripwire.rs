@@ -231,3 +231,51 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A listener, and the wire of a token at both ends.
+    async fn wire() -> (Arc<Listener>, SocketAddr, Expectation, TcpStream, TcpStream) {
+        let listener = Arc::new(Listener::bind(([127, 0, 0, 1], 0).into()).unwrap());
+        let address = listener.listener.local_addr().unwrap();
+        tokio::spawn(Arc::clone(&listener).run(CancellationToken::new()));
+        let token = Token::random().unwrap();
+        let mut expectation = listener.expect(token.clone());
+        let ours = dial(address, &token).await.unwrap();
+        let theirs = expectation.wire().await.unwrap();
+        (listener, address, expectation, ours, theirs)
+    }
+
+    #[tokio::test]
+    async fn wire_closed_without_a_word_is_broken() {
+        let (_listener, _, _expectation, mut ours, theirs) = wire().await;
+        drop(theirs);
+        assert_eq!(watch(&mut ours).await, Ended::Broken);
+    }
+
+    #[tokio::test]
+    async fn wire_ended_with_a_word_is_lost() {
+        let (_listener, _, _expectation, mut ours, mut theirs) = wire().await;
+        bye(&mut ours).await;
+        drop(ours);
+        assert_eq!(watch(&mut theirs).await, Ended::Lost);
+    }
+
+    #[tokio::test]
+    async fn token_that_is_not_expected_is_refused() {
+        let (listener, address, expectation, _ours, _theirs) = wire().await;
+        let stranger = dial(address, &Token::random().unwrap()).await;
+        assert!(stranger.is_err());
+        let known = expectation.token.clone();
+        drop(expectation);
+        assert!(dial(address, &known).await.is_err());
+        assert!(listener.expected.lock().is_empty());
+    }
+
+    #[test]
+    fn token_is_never_printed() {
+        assert_eq!(format!("{:?}", Token::new([7; Token::BYTES])), "Token(…)");
+    }
+}

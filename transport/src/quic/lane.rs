@@ -182,3 +182,101 @@ pub(super) async fn write(
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Duration;
+
+    use super::*;
+    use crate::frame::{FrameDecoder, FrameKind};
+
+    fn head(id: u64) -> FrameHead {
+        FrameHead { kind: FrameKind::Notice, id, deadline_ms: 0 }
+    }
+
+    fn push(queue: &LaneQueue, id: u64, bytes: usize) -> Result<(), Rejected> {
+        queue.push(head(id), Bytes::from(vec![id as u8; bytes]), &Metrics::new())
+    }
+
+    /// The ids of the frames in a batch.
+    fn ids(batch: &[Bytes]) -> Vec<u64> {
+        let mut decoder = FrameDecoder::default();
+        let mut ids = Vec::new();
+        for chunk in batch {
+            let mut chunk = chunk.clone();
+            while let Some(frame) = decoder.next(&mut chunk).unwrap() {
+                assert!(frame.payload.iter().all(|&byte| byte == frame.head.id as u8));
+                ids.push(frame.head.id);
+            }
+        }
+        ids
+    }
+
+    #[tokio::test]
+    async fn batch_holds_all_frames_in_order_whatever_their_size() {
+        let queue = LaneQueue::new(Lane::Urgent, 100, 1_000_000);
+        let sizes = [0, 10, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 5, 100_000, 100_000, 1];
+        for (id, bytes) in sizes.into_iter().enumerate() {
+            push(&queue, id as u64, bytes).unwrap();
+        }
+        let mut batch = Vec::new();
+        let bytes = queue.take(&mut batch, &Metrics::new()).await.unwrap();
+        assert_eq!(bytes, batch.iter().map(Bytes::len).sum::<usize>());
+        assert_eq!(ids(&batch), (0..sizes.len() as u64).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn full_queue_hands_the_payload_back_until_it_is_taken() {
+        let metrics = Metrics::new();
+        let by_count = LaneQueue::new(Lane::Urgent, 2, 1_000);
+        let by_bytes = LaneQueue::new(Lane::Urgent, 100, 2 * (HEAD_BYTES + 10));
+        for queue in [by_count, by_bytes] {
+            push(&queue, 1, 10).unwrap();
+            push(&queue, 2, 10).unwrap();
+            let Err(Rejected::Full(payload)) = push(&queue, 3, 10) else { panic!("not full") };
+            assert_eq!(payload, vec![3; 10]);
+            let mut batch = Vec::new();
+            queue.take(&mut batch, &metrics).await.unwrap();
+            push(&queue, 4, 10).unwrap();
+        }
+    }
+
+    #[test]
+    fn empty_queue_takes_a_frame_over_its_limit() {
+        let queue = LaneQueue::new(Lane::Bulk, 10, 100);
+        push(&queue, 1, 1_000).unwrap();
+        assert!(matches!(push(&queue, 2, 0), Err(Rejected::Full(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_frame_is_queued_when_there_is_room_or_dropped_at_its_deadline() {
+        let metrics = Metrics::new();
+        let queue = LaneQueue::new(Lane::Urgent, 1, 1_000);
+        push(&queue, 1, 1).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        queue.push_until(head(2), Bytes::from_static(&[2]), deadline, &metrics).await;
+        assert_eq!(Instant::now(), deadline);
+
+        let deadline = deadline + Duration::from_secs(1);
+        let mut batch = Vec::new();
+        let (_, taken) = tokio::join!(
+            queue.push_until(head(3), Bytes::from_static(&[3]), deadline, &metrics),
+            queue.take(&mut batch, &metrics),
+        );
+        assert!(taken.is_some());
+        assert_eq!(ids(&batch), [1]);
+        batch.clear();
+        queue.take(&mut batch, &metrics).await.unwrap();
+        assert_eq!(ids(&batch), [3]);
+    }
+
+    #[tokio::test]
+    async fn closed_queue_takes_and_gives_nothing() {
+        let metrics = Metrics::new();
+        let queue = LaneQueue::new(Lane::Urgent, 10, 1_000);
+        push(&queue, 1, 1).unwrap();
+        queue.close(&metrics);
+        assert!(matches!(push(&queue, 2, 1), Err(Rejected::Closed)));
+        assert_eq!(queue.take(&mut Vec::new(), &metrics).await, None);
+    }
+}

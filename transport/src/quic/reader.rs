@@ -1,7 +1,10 @@
 //! The receiving end of a lane: decodes frames, hands notices and calls to the handler, replies to
 //! their callers.
 
-use std::{sync::Arc, task::Poll};
+use std::{
+    sync::{Arc, Weak},
+    task::Poll,
+};
 
 use bytes::Bytes;
 use quinn::RecvStream;
@@ -108,7 +111,8 @@ async fn serve(link: &Arc<Link>, index: usize, lane: Lane, frame: Frame, service
         }
         return;
     }
-    let (link, metrics) = (Arc::clone(link), Arc::clone(&service.metrics));
+    // Not the connection itself: a call that outlives it must not keep its socket open.
+    let (link, metrics) = (Arc::downgrade(link), Arc::clone(&service.metrics));
     metrics.served_calls.increment(1.0);
     tokio::spawn(async move {
         finish(&link, index, id, answer, deadline, &metrics).await;
@@ -118,7 +122,7 @@ async fn serve(link: &Arc<Link>, index: usize, lane: Lane, frame: Frame, service
 }
 
 async fn finish(
-    link: &Link,
+    link: &Weak<Link>,
     index: usize,
     id: u64,
     answer: BoxFuture<'static, Option<Bytes>>,
@@ -126,6 +130,7 @@ async fn finish(
     metrics: &Metrics,
 ) {
     let Ok(answer) = timeout_at(deadline, answer).await else { return };
+    let Some(link) = link.upgrade() else { return };
     let (head, payload) = reply(id, answer);
     link.reply_lane(index).push_until(head, payload, deadline, metrics).await;
 }

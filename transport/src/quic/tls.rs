@@ -133,8 +133,9 @@ fn transport(limits: &Limits) -> Result<TransportConfig, BindError> {
     mtu.upper_bound(UDP_PAYLOAD_BYTES_MAX);
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW_BYTES);
-    // The handshake's stream, then the lanes of a control connection, the larger of the two kinds.
-    let streams = 1 + link::lane_count(LinkKind::Control);
+    // The handshake's stream, the lanes of a control connection (the larger of the two kinds), and
+    // one more: who opens it is seen to break the protocol, not just held back.
+    let streams = 1 + link::lane_count(LinkKind::Control) + 1;
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(streams as u32))

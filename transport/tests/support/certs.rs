@@ -27,17 +27,18 @@ impl Authority {
 
     /// An identity with these names.
     pub fn named(&self, names: Vec<String>) -> Identity {
+        let [chain, key, roots] = self.named_pem(names);
+        Identity::from_pem(chain.as_bytes(), key.as_bytes(), roots.as_bytes()).unwrap()
+    }
+
+    /// Chain, key and CA of an identity with these names.
+    pub fn named_pem(&self, names: Vec<String>) -> [String; 3] {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(names).unwrap();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Identity::from_pem(
-            certificate.pem().as_bytes(),
-            key.serialize_pem().as_bytes(),
-            self.issuer.pem().as_bytes(),
-        )
-        .unwrap()
+        [certificate.pem(), key.serialize_pem(), self.issuer.pem()]
     }
 }

@@ -1,9 +1,10 @@
 //! What the transport's integration tests share.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 pub mod certs;
 pub mod handler;
 pub mod harness;
+pub mod raw;
 
 pub use self::{
     handler::{Seen, TestHandler, expect},
