@@ -10,6 +10,7 @@
 //! * [`wire`] is a stock client, independent of the server's code.
 //! * [`workload`] has senders and recipients that move between nodes and record what they see.
 //! * [`mod@checker`] gives verdicts.
+//! * [`trial`] puts a cluster, a workload and a verdict together.
 //! * [`load`] measures how much, how fast, how much memory.
 
 pub mod checker;
@@ -18,5 +19,6 @@ pub mod cluster;
 pub mod faults;
 pub mod history;
 pub mod load;
+pub mod trial;
 pub mod wire;
 pub mod workload;

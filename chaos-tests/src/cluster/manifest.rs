@@ -42,7 +42,10 @@ struct Entry {
 }
 
 /// Reads the file; nothing when it is not there yet.
-pub(crate) fn read(path: &Path) -> Result<Option<Vec<NodeInfo>>> {
+///
+/// # Errors
+/// When it is not as agreed.
+pub fn read(path: &Path) -> Result<Option<Vec<NodeInfo>>> {
     let bytes = match std::fs::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes.with_context(|| format!("cannot read {}", path.display()))?,

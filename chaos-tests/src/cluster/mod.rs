@@ -13,6 +13,6 @@ mod process;
 pub use self::{
     binary::{heliograph_binary, run_directory},
     local::{LocalCluster, Options},
-    manifest::NodeInfo,
-    process::Usage,
+    manifest::{NodeInfo, read as read_manifest},
+    process::{Usage, usage_of},
 };

@@ -92,7 +92,7 @@ impl Process {
 
     /// What it uses now.
     pub(super) fn usage(&self) -> Result<Usage> {
-        usage(self.pid())
+        usage_of(self.pid())
     }
 
     /// Kills it and what it started, and reaps it if it is ours.
@@ -138,7 +138,10 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 /// What process `pid` uses now.
-pub(crate) fn usage(pid: u32) -> Result<Usage> {
+///
+/// # Errors
+/// When there is no such process.
+pub fn usage_of(pid: u32) -> Result<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     parse_usage(&stat, &status).context("/proc is not as expected")
@@ -210,7 +213,7 @@ mod tests {
         let usage = parse_usage(stat, status).unwrap();
         assert_eq!(usage.cpu.as_millis() as u64, 200_000 / rustix::param::clock_ticks_per_second());
         assert_eq!((usage.resident_bytes, usage.anonymous_bytes), (2 << 20, 1 << 20));
-        assert!(super::usage(std::process::id()).unwrap().resident_bytes > 0);
+        assert!(usage_of(std::process::id()).unwrap().resident_bytes > 0);
         assert_eq!(parse_usage("nonsense", status), None);
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    tungstenite::{Message, Utf8Bytes, protocol::WebSocketConfig},
 };
 
 use super::WireError;
@@ -208,7 +208,15 @@ impl Socket {
     /// # Errors
     /// When the connection is gone or closed, or the frame is not as agreed.
     pub async fn next(&mut self) -> Result<Frame, WireError> {
-        next(&mut self.stream).await
+        Frame::parse(&self.next_text().await?)
+    }
+
+    /// The next text frame as it is. Safe to drop.
+    ///
+    /// # Errors
+    /// When the connection is gone or closed.
+    pub async fn next_text(&mut self) -> Result<Utf8Bytes, WireError> {
+        next_text(&mut self.stream).await
     }
 
     /// Takes both directions apart. A Ping is then answered when the reader reads.
@@ -241,22 +249,22 @@ pub struct SocketReader {
 }
 
 impl SocketReader {
-    /// As [`Socket::next`].
+    /// As [`Socket::next_text`].
     ///
     /// # Errors
-    /// As [`Socket::next`].
-    pub async fn next(&mut self) -> Result<Frame, WireError> {
-        next(&mut self.stream).await
+    /// As [`Socket::next_text`].
+    pub async fn next_text(&mut self) -> Result<Utf8Bytes, WireError> {
+        next_text(&mut self.stream).await
     }
 }
 
-async fn next<S>(stream: &mut S) -> Result<Frame, WireError>
+async fn next_text<S>(stream: &mut S) -> Result<Utf8Bytes, WireError>
 where
     S: futures_util::Stream<Item = Result<Message, tokio_tungstenite::tungstenite::Error>> + Unpin,
 {
     loop {
         match stream.next().await {
-            Some(Ok(Message::Text(text))) => return Frame::parse(&text),
+            Some(Ok(Message::Text(text))) => return Ok(text),
             Some(Ok(Message::Close(frame))) => {
                 return Err(WireError::Closed { code: frame.map(|frame| frame.code.into()) });
             }

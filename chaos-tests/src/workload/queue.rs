@@ -77,13 +77,14 @@ pub struct Workload {
     progress: Arc<Progress>,
     mailboxes: Vec<(MailboxNumber, Device)>,
     senders: JoinSet<()>,
+    waiting: Vec<Recipient>,
     recipients: JoinSet<()>,
     stop_senders: CancellationToken,
     stop_recipients: CancellationToken,
 }
 
 impl Workload {
-    /// Registers the devices and starts senders and recipients at `nodes`.
+    /// Registers the devices and starts the senders at `nodes`; nobody reads yet.
     ///
     /// # Errors
     /// When a device cannot be registered.
@@ -94,6 +95,7 @@ impl Workload {
             progress: Arc::default(),
             mailboxes: Vec::new(),
             senders: JoinSet::new(),
+            waiting: Vec::new(),
             recipients: JoinSet::new(),
             stop_senders: CancellationToken::new(),
             stop_recipients: CancellationToken::new(),
@@ -138,10 +140,22 @@ impl Workload {
                 readings: readings.clone(),
                 progress: run.progress.clone(),
             };
-            run.recipients.spawn(recipient.run(run.stop_recipients.clone()));
+            run.waiting.push(recipient);
             process += 1;
         }
         Ok(run)
+    }
+
+    /// Starts the recipients.
+    pub fn start_reading(&mut self) {
+        for recipient in std::mem::take(&mut self.waiting) {
+            self.recipients.spawn(recipient.run(self.stop_recipients.clone()));
+        }
+    }
+
+    /// The mailboxes' owners.
+    pub fn mailboxes(&self) -> &[(MailboxNumber, Device)] {
+        &self.mailboxes
     }
 
     async fn device(&self, letters: &Letters, role: &str, number: u32) -> Result<Device> {
@@ -182,6 +196,7 @@ impl Workload {
     /// # Errors
     /// When a client of the run failed, or a mailbox cannot be read at all.
     pub async fn finish(mut self) -> Result<Report> {
+        self.start_reading();
         self.stop_senders.cancel();
         while let Some(ended) = self.senders.join_next().await {
             ended.context("a sender failed")?;

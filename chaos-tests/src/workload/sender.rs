@@ -156,7 +156,7 @@ impl<'a> Line<'a> {
             Ok(reply) if reply.status == StatusCode::ACCEPTED => Attempt::Accepted,
             Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => Attempt::NotDone,
             Ok(reply) if reply.status.is_server_error() => match reply.code() {
-                "overloaded" => Attempt::NotDone,
+                "overloaded" | "not_ready" | "connection_limit" => Attempt::NotDone,
                 _ => Attempt::Unknown,
             },
             Ok(reply) => Attempt::Refused(format!("{} {}", reply.status, reply.body)),
@@ -206,8 +206,8 @@ impl<'a> Line<'a> {
 /// Sorts an error frame by its code.
 fn refusal(answer: &Value) -> Attempt {
     match answer["code"].as_str() {
-        Some("overloaded" | "mailbox_full" | "rate_limited") => Attempt::NotDone,
-        Some("unavailable" | "storage" | "draining") => Attempt::Unknown,
+        Some("overloaded" | "mailbox_full" | "rate_limited" | "not_ready") => Attempt::NotDone,
+        Some("unavailable" | "storage_failed") => Attempt::Unknown,
         _ => Attempt::Refused(answer.to_string()),
     }
 }

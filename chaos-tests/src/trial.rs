@@ -1,0 +1,90 @@
+//! A cluster under a workload, faults while it runs, a verdict at the end.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    checker::{Expectation, Verdict, check},
+    cluster::{LocalCluster, Options},
+    faults::inflict,
+    history::{Fault, Recorder},
+    workload::{Config, Report, Workload},
+};
+
+/// The file a verdict is kept in when it is a bad one.
+const VERDICT: &str = "verdict.json";
+/// The file a history is kept in when its verdict is bad.
+const HISTORY: &str = "history.jsonl";
+
+/// A run.
+#[derive(Debug)]
+pub struct Trial {
+    /// The cluster.
+    pub cluster: LocalCluster,
+    /// What happens is taken down here.
+    pub recorder: Recorder,
+    /// Who sends and reads.
+    pub workload: Workload,
+}
+
+impl Trial {
+    /// Starts a cluster and senders. Nobody reads yet.
+    ///
+    /// # Errors
+    /// When the cluster does not start, or a device cannot be registered.
+    pub async fn start(options: Options, config: Config) -> Result<Self> {
+        let cluster = LocalCluster::start(options).await?;
+        let recorder = Recorder::new(Instant::now());
+        let workload = Workload::start(&cluster.addresses(), config, &recorder).await;
+        match workload {
+            Ok(workload) => Ok(Self { cluster, recorder, workload }),
+            Err(error) => {
+                let mut cluster = cluster;
+                cluster.keep_logs();
+                Err(error)
+            }
+        }
+    }
+
+    /// Inflicts a fault.
+    ///
+    /// # Errors
+    /// When it cannot be inflicted, or a node does not come back.
+    pub async fn inflict(&mut self, fault: Fault) -> Result<()> {
+        let inflicted = inflict(&mut self.cluster, fault, &self.recorder).await;
+        inflicted.inspect_err(|_| self.cluster.keep_logs())
+    }
+
+    /// Lets traffic flow: for `time`, and then until some message more was accepted.
+    ///
+    /// # Errors
+    /// When no message is accepted for as long again and a minute.
+    pub async fn flow(&mut self, time: Duration) -> Result<()> {
+        sleep(time).await;
+        let flowing = self.workload.more_accepted(1, time + Duration::from_secs(60)).await;
+        flowing.inspect_err(|_| self.cluster.keep_logs())
+    }
+
+    /// Ends the run and judges it. Prints the verdict; a bad one is kept with the history and the
+    /// nodes' logs.
+    ///
+    /// # Errors
+    /// When the run itself failed.
+    pub async fn judge(self, expectation: &Expectation) -> Result<(Verdict, Report)> {
+        let Self { mut cluster, recorder, workload } = self;
+        let report = workload.finish().await.inspect_err(|_| cluster.keep_logs())?;
+        let history = recorder.history();
+        let verdict = check(&history, expectation);
+        eprintln!("{verdict}{report:?}");
+        if !verdict.passed() || !report.refused.is_empty() {
+            cluster.keep_logs();
+            let evidence = cluster.evidence()?;
+            history.save(&evidence.join(HISTORY))?;
+            std::fs::write(evidence.join(VERDICT), serde_json::to_vec_pretty(&verdict)?)?;
+        }
+        cluster.stop().await.context("the cluster did not stop cleanly")?;
+        Ok((verdict, report))
+    }
+}
