@@ -129,6 +129,11 @@ impl Server {
         self.local_addr
     }
 
+    /// Tasks of open connections, and the one that accepts them while it does.
+    pub fn tasks(&self) -> usize {
+        self.connections.len()
+    }
+
     /// Takes another certificate for connections to come. A server without TLS ignores it.
     ///
     /// # Errors
