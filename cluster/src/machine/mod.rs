@@ -19,6 +19,8 @@ pub mod queries;
 mod rows;
 mod shard;
 #[cfg(test)]
+mod shard_model_test;
+#[cfg(test)]
 mod test_support;
 
 pub use clock::{JUMP_MS, Readings, ShardClock};

@@ -220,3 +220,7 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, stora
 pub(super) fn damage(reason: &'static str) -> storage::Error {
     storage::Error::Damage { path: PathBuf::from("rows"), offset: 0, reason }
 }
+
+#[cfg(test)]
+#[path = "rows_test.rs"]
+mod tests;
