@@ -11,7 +11,7 @@ use std::{
 use heliograph_storage::{GroupId, GroupState, Health};
 use heliograph_transport::{Network, NodeId};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -68,8 +68,8 @@ pub(crate) struct Context {
     pub(crate) leaders: Arc<LeaderTable>,
     pub(crate) topology: watch::Sender<Option<Arc<Topology>>>,
     pub(crate) detector: Mutex<Detector>,
-    /// Peers' wall clocks minus ours, in milliseconds, as their last beats told.
-    pub(crate) wall_offsets: Mutex<BTreeMap<NodeId, i64>>,
+    /// Peers' wall clocks (milliseconds since the Unix epoch) as their last beats told, and when.
+    pub(crate) peer_clocks: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
     pub(crate) failure: watch::Sender<Option<NodeFailure>>,
     pub(crate) stopping: CancellationToken,
     pub(crate) is_draining: AtomicBool,
@@ -117,6 +117,14 @@ impl Context {
         }
         peers.remove(&self.local());
         peers.into_iter().collect()
+    }
+
+    /// How many nodes the cluster has.
+    pub(crate) fn node_count(&self) -> usize {
+        match self.topology() {
+            Some(topology) => topology.members.len(),
+            None => self.config.members.len(),
+        }
     }
 
     /// Whether this node's disks still take writes.

@@ -79,7 +79,7 @@ impl Node {
             leaders: Arc::new(LeaderTable::default()),
             topology: watch::Sender::new(None),
             detector: Mutex::new(Detector::default()),
-            wall_offsets: Mutex::default(),
+            peer_clocks: Mutex::default(),
             failure: watch::Sender::new(None),
             stopping: CancellationToken::new(),
             is_draining: false.into(),
@@ -117,6 +117,11 @@ impl Node {
     /// The node as front doors see it.
     pub fn relay(&self) -> Arc<dyn Relay> {
         self.delivery.relay()
+    }
+
+    /// The replicas on this node.
+    pub fn shards(&self) -> Arc<LocalShards> {
+        Arc::clone(&self.context.shards)
     }
 
     /// Waits until this node has its place, its replicas run, and it knows a leader of every

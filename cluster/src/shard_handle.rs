@@ -84,6 +84,8 @@ pub trait ShardPort: Send + Sync + 'static {
     fn rows(&self, reader: &mut dyn FnMut(&dyn RowsRead));
     /// See [`ShardHandle::time_ms`].
     fn time_ms(&self) -> u64;
+    /// See [`ShardHandle::applied_index`].
+    fn applied_index(&self) -> u64;
 }
 
 /// A local replica of a shard. Cloning shares it.
@@ -146,6 +148,20 @@ impl ShardHandle {
     /// Shard time, milliseconds since the Unix epoch.
     pub fn time_ms(&self) -> u64 {
         self.0.time_ms()
+    }
+
+    /// The index of the last applied log entry.
+    pub fn applied_index(&self) -> u64 {
+        self.0.applied_index()
+    }
+
+    /// A digest of what the shard's rows say of devices and mailboxes: equal for replicas that have
+    /// applied the same entries. Reads everything: for tests and scrubs, not for a hot path.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    pub fn digest(&self) -> Result<[u8; 32], heliograph_storage::Error> {
+        self.read(|rows| crate::machine::queries::digest(rows))
     }
 }
 

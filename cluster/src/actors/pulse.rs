@@ -75,14 +75,12 @@ impl Actor for PulseActor {
 
 /// Takes a peer's beat.
 pub(crate) fn take_beat(context: &Arc<Context>, from: NodeId, beat: Beat) {
-    let own_ms = context.surroundings.clock.wall_ms();
-    let offset =
-        i64::try_from(beat.wall_ms).unwrap_or(i64::MAX) - i64::try_from(own_ms).unwrap_or(i64::MAX);
-    context.wall_offsets.lock().insert(from, offset);
+    let now = Instant::now();
+    context.peer_clocks.lock().insert(from, (beat.wall_ms, now));
     for (shard, term) in beat.leads {
         context.leaders.learn(shard, term, from);
     }
-    let verdict = context.detector.lock().beat(from, beat.suspects, Instant::now());
+    let verdict = context.detector.lock().beat(from, beat.suspects, now);
     follow(context, verdict);
 }
 

@@ -334,4 +334,8 @@ impl ShardPort for RaftShard {
     fn time_ms(&self) -> u64 {
         self.group.core.time_ms()
     }
+
+    fn applied_index(&self) -> u64 {
+        self.group.core.applied().index()
+    }
 }
