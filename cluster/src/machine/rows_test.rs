@@ -1,5 +1,5 @@
 use super::{
-    super::test_support::{Bench, mailbox, message, register},
+    super::test_support::{Bench, message, register},
     *,
 };
 use crate::machine::{Command, Enqueue, Limits};
