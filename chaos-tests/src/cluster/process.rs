@@ -172,6 +172,14 @@ mod tests {
         Process::start(Command::new("sleep").arg("1000")).unwrap()
     }
 
+    fn first_line(process: &mut Process) -> String {
+        let mut line = String::new();
+        let (child, _) = process.child.as_mut().unwrap();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        line
+    }
+
     #[tokio::test]
     async fn a_killed_process_is_seen_to_end() {
         let mut process = sleeper();
@@ -188,10 +196,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 1000 & echo $!; wait"]).stdout(Stdio::piped());
         let mut process = Process::start(&mut command).unwrap();
-        let mut line = String::new();
-        let (child, _) = process.child.as_mut().unwrap();
-        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let line = first_line(&mut process);
         let mut grandchild =
             Process { pid: 0, pidfd: open(line.trim().parse().unwrap()).unwrap(), child: None };
         drop(process);
@@ -200,9 +205,13 @@ mod tests {
 
     #[test]
     fn only_the_right_process_is_adopted() {
-        let process = sleeper();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo ready; read line", "/etc/this.toml"]).stdout(Stdio::piped());
+        let mut process = Process::start(&mut command).unwrap();
+        // Only once it runs is the command line its own.
+        first_line(&mut process);
         assert!(Process::adopt(process.pid(), Path::new("/etc/other.toml")).is_err());
-        let adopted = Process::adopt(process.pid(), Path::new("1000")).unwrap();
+        let adopted = Process::adopt(process.pid(), Path::new("/etc/this.toml")).unwrap();
         assert_eq!(adopted.pid(), process.pid());
     }
 
