@@ -324,3 +324,7 @@ fn close_value(key: &[u8], value: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 #[path = "sled_store_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "power_test.rs"]
+mod power_tests;
