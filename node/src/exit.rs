@@ -22,6 +22,7 @@ pub(crate) enum Reason {
     Cluster = 6,
     /// A disk, a shard or the client port failed while serving: a restart is the cure.
     Failed = 7,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for `send` and `receive`"))]
     /// A server refused what `send` or `receive` asked, or could not be reached.
     Remote = 8,
     /// Ended at once by a second signal, without a clean shutdown.
@@ -33,16 +34,32 @@ pub(crate) enum Reason {
 pub(crate) struct Failure {
     reason: Reason,
     error: anyhow::Error,
+    is_logged: bool,
 }
 
 impl Failure {
     /// Ends the process for `reason`; `error` is the sentence and its causes.
     pub(crate) fn new(reason: Reason, error: impl Into<anyhow::Error>) -> Self {
-        Self { reason, error: error.into() }
+        Self { reason, error: error.into(), is_logged: false }
+    }
+
+    /// Writes it to the log: a process that logs says everything there.
+    pub(crate) fn log(mut self) -> Self {
+        tracing::error!("{self}");
+        self.is_logged = true;
+        self
+    }
+
+    /// Writes it to standard error, unless the log has it, and answers the code for the shell.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.is_logged {
+            eprintln!("heliograph: {self}");
+        }
+        self.exit_code()
     }
 
     /// The code for the shell.
-    pub(crate) fn exit_code(&self) -> ExitCode {
+    fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.reason as u8)
     }
 
@@ -75,5 +92,34 @@ pub(crate) trait OrExit<T> {
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit(self, reason: Reason) -> Result<T, Failure> {
         self.map_err(|error| Failure::new(reason, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_codes_are_these() {
+        let documented: Vec<u8> = include_str!("../../docs/operations.md")
+            .lines()
+            .skip_while(|line| !line.starts_with("| code |"))
+            .skip(2)
+            .map_while(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok())
+            .collect();
+        let reasons = [
+            Reason::Unexpected,
+            Reason::Configuration,
+            Reason::DataDirectory,
+            Reason::AddressInUse,
+            Reason::Cluster,
+            Reason::Failed,
+            Reason::Remote,
+            Reason::Interrupted,
+        ];
+        // 0 is success, 2 is clap's.
+        let mut codes: Vec<u8> = reasons.iter().map(|reason| *reason as u8).chain([0, 2]).collect();
+        codes.sort_unstable();
+        assert_eq!(documented, codes);
     }
 }

@@ -7,7 +7,6 @@
 //!
 //! Every failure ends in an [`exit::Failure`]: a sentence for a person and an exit code for a
 //! script.
-#![allow(dead_code, reason = "`serve` uses it once the cluster is there")]
 
 mod cli;
 mod clock;
@@ -38,10 +37,7 @@ fn main() -> ExitCode {
     let command = cli.command.unwrap_or_else(|| Command::Dev(DevArgs::default()));
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("heliograph: {failure}");
-            failure.exit_code()
-        }
+        Err(failure) => failure.report(),
     }
 }
 

@@ -1,10 +1,19 @@
-//! The signals that ask the process to end.
+//! The signals that a process of ours listens to.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens for SIGINT, SIGTERM and SIGHUP (the terminal was closed).
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// End (SIGINT, SIGTERM).
+    Stop,
+    /// SIGHUP: the terminal was closed, or, for a service, read certificates again.
+    Hangup,
+}
+
+/// Listens for SIGINT, SIGTERM and SIGHUP.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -25,11 +34,12 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            biased; // an end goes before a reload
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Hangup,
         }
     }
 }

@@ -158,6 +158,8 @@ pub(crate) enum Registration {
     /// Who signs with the key that is registered.
     #[default]
     Signed,
+    /// Nobody.
+    Closed,
 }
 
 /// What tells that a device on WebSocket has a message.
@@ -200,7 +202,8 @@ pub(crate) struct LogSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::default() }
+        // openraft tells at info what we tell in our own words.
+        Self { level: "info,openraft=warn".to_owned(), format: LogFormat::default() }
     }
 }
 

@@ -141,7 +141,7 @@ impl Supervisor<'_> {
             tokio::select! {
                 // A person's wish first, then bad news, then good.
                 biased;
-                () = signals.next() => return Ok(false),
+                _ = signals.next() => return Ok(false),
                 Some(ended) = self.running.join_next() => {
                     bar.finish_and_clear();
                     let (node, status) = ended.context("the watch over a node failed")?;
@@ -167,7 +167,7 @@ impl Supervisor<'_> {
         loop {
             tokio::select! {
                 biased;
-                () = signals.next() => return Ok(()),
+                _ = signals.next() => return Ok(()),
                 ended = self.running.join_next() => {
                     let Some(ended) = ended else {
                         return Err(Failure::new(Reason::Failed, SupervisorError::NoneLeft));
@@ -198,7 +198,7 @@ impl Supervisor<'_> {
                     }
                     Some(_) => {}
                 },
-                () = signals.next() => {
+                _ = signals.next() => {
                     self.kill().await;
                     return Err(Failure::new(Reason::Interrupted, SupervisorError::Interrupted));
                 }

@@ -7,8 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::node_dns_name;
-use heliograph_transport::NodeId;
+use heliograph_transport::{NodeId, identity::node_dns_name};
 
 use super::{
     authority::{Authority, Pair},

@@ -8,10 +8,6 @@ pub(crate) mod authority;
 pub(crate) mod init_tls;
 pub(crate) mod roster;
 
-pub(crate) fn node_dns_name(node: heliograph_transport::NodeId, cluster_id: [u8; 16]) -> String {
-    format!("n{}.{}.heliograph.internal", node.0, hex::encode(cluster_id))
-}
-
 #[cfg(test)]
 #[path = "pki_test.rs"]
 mod tests;

@@ -8,11 +8,10 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 
-use heliograph_transport::NodeId;
+use heliograph_transport::{NodeId, identity::node_dns_name};
 
 use super::{
     init_tls::{self, InitTlsError},
-    node_dns_name,
     roster::Roster,
 };
 use crate::{cli::NodeSpec, clock};

@@ -1,9 +1,20 @@
 //! `heliograph serve`: one node of a cluster.
+//!
+//! - [`parts`]: opens what a node is made of, each with its own way to fail.
+//! - [`parent`]: ends with the process that started it, where that was asked.
+//! - [`lifecycle`]: from the first to the last moment.
+
+mod lifecycle;
+mod parent;
+mod parts;
+
+use anyhow::Context as _;
 
 use crate::{
     cli::ServeArgs,
     config,
     exit::{Failure, OrExit as _, Reason},
+    metrics, telemetry,
 };
 
 /// Runs the command until a signal or a failure ends it.
@@ -12,9 +23,21 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let config = config::load(&args.config, environment).or_exit(Reason::Configuration)?;
     if args.check {
+        parts::check(&config)?;
         return Ok(());
     }
-    let address = config.client.listen;
-    Err(anyhow::anyhow!("the cluster is not part of this build yet: nothing serves {address}")
-        .into())
+    telemetry::start_logging(&config.log);
+    let recorder = telemetry::start_metrics().context("cannot install the metrics recorder")?;
+    metrics::start(crate::clock::since_epoch().as_secs_f64());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("heliograph")
+        .build()
+        .context("cannot start the runtime")?;
+    let parent = args.until_stdin_ends.then(parent::watch).transpose();
+    let parent = parent.context("cannot watch standard input")?;
+    let outcome = runtime.block_on(lifecycle::run(&config, recorder, parent));
+    // What still runs is blocking work that was told to end; it is not waited for.
+    runtime.shutdown_background();
+    outcome.map_err(Failure::log)
 }

@@ -1,0 +1,236 @@
+//! A node from its first to its last moment.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::Context as _;
+use heliograph_api::{Server, StartError as ServerStartError, server::Security};
+use heliograph_cluster::{Node, NodeFailure, StartError, Surroundings};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::parts;
+use crate::{
+    config::Config,
+    data_dir::DataDir,
+    exit::{Failure, Reason},
+    signals::{Asked, Signals},
+    telemetry,
+};
+
+/// How often a node that is not ready says why.
+const NOT_READY_NOTICE: Duration = Duration::from_secs(10);
+/// How long a node that failed may take to close: nothing that was accepted depends on it.
+const FAILED_CLOSE: Duration = Duration::from_secs(3);
+
+/// Why the node does not serve (any more).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+enum LifecycleError {
+    /// A second signal came during shutdown.
+    #[error("ended at once by a second signal")]
+    Interrupted,
+}
+
+/// A running node.
+struct Running {
+    node: Node,
+    server: Server,
+    /// Falls when the node goes away.
+    stopping: CancellationToken,
+    upkeep: JoinHandle<()>,
+    /// Held for as long as anything may write there.
+    _data_dir: DataDir,
+}
+
+/// How serving ended.
+enum End {
+    /// As it was asked.
+    Asked,
+    /// By itself.
+    Failed(NodeFailure),
+}
+
+/// Serves until a signal, the parent's end, or a failure.
+pub(super) async fn run(
+    config: &Config,
+    recorder: PrometheusHandle,
+    parent: Option<CancellationToken>,
+) -> Result<(), Failure> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let running = tokio::select! {
+        biased; // who is stopped while starting need not start
+        () = asked_to_end(&mut signals, parent.as_ref()) => return Ok(()),
+        running = start(config, recorder) => running?,
+    };
+    let end = serve(&running, config, &mut signals, parent.as_ref()).await;
+    match end {
+        End::Asked => {
+            let deadline = config.shutdown.deadline;
+            tracing::info!(?deadline, "shutting down");
+            let Some(()) = unless_asked_again(&mut signals, running.stop(config)).await else {
+                return Err(Failure::new(Reason::Interrupted, LifecycleError::Interrupted));
+            };
+            tracing::info!("stopped");
+            Ok(())
+        }
+        End::Failed(failure) => {
+            running.stopping.cancel();
+            let close = tokio::time::timeout(FAILED_CLOSE, running.node.shutdown(Duration::ZERO));
+            if close.await.is_err() {
+                tracing::warn!("the node did not close in time");
+            }
+            Err(failed(failure))
+        }
+    }
+}
+
+async fn start(config: &Config, recorder: PrometheusHandle) -> Result<Running, Failure> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = config.node.id,
+        data_dir = %config.node.data_dir.display(),
+        "starting"
+    );
+    // The cheap and likely failures first: addresses, then the disk.
+    let data_dir = parts::data_dir(config)?;
+    let network = parts::network(config, &data_dir)?;
+    let opening = config.clone();
+    let (storages, data_dir) = tokio::task::spawn_blocking(move || {
+        parts::storages(&opening, &data_dir).map(|storages| (storages, data_dir))
+    })
+    .await
+    .context("opening the stores panicked")??;
+    let node = Node::start(parts::cluster(config), storages, network, Surroundings::system())
+        .await
+        .map_err(not_started)?;
+    let stopping = CancellationToken::new();
+    let upkeep = tokio::spawn(telemetry::upkeep(recorder.clone(), stopping.clone()));
+    let server =
+        Server::start(parts::client_port(config), node.relay(), recorder, stopping.clone())
+            .map_err(no_client_port)?;
+    Ok(Running { node, server, stopping, upkeep, _data_dir: data_dir })
+}
+
+/// Serves; says when it is ready, and why while it is not.
+async fn serve(
+    running: &Running,
+    config: &Config,
+    signals: &mut Signals,
+    parent: Option<&CancellationToken>,
+) -> End {
+    let mut becoming_ready = Some(Box::pin(running.node.ready()));
+    let mut notice = Instant::now() + NOT_READY_NOTICE;
+    loop {
+        tokio::select! {
+            // The end goes before everything; failing before being ready.
+            biased;
+            asked = signals.next() => match asked {
+                Asked::Stop => return End::Asked,
+                Asked::Hangup => reload(&running.server, config),
+            },
+            () = ended(parent) => return End::Asked,
+            failure = running.node.failed() => return End::Failed(failure),
+            ready = pending_unless(&mut becoming_ready) => {
+                becoming_ready = None;
+                if let Err(failure) = ready {
+                    return End::Failed(failure);
+                }
+                tracing::info!(address = %running.server.local_addr(), "ready");
+            }
+            () = tokio::time::sleep_until(notice), if becoming_ready.is_some() => {
+                notice = Instant::now() + NOT_READY_NOTICE;
+                let reason = running.node.not_ready_reason().unwrap_or("almost ready");
+                tracing::warn!(reason, "not ready yet");
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Clients are told to go elsewhere, leadership is handed away, the rest is written; all within
+    /// the deadline. Past it the process ends regardless: what was accepted is on disk.
+    async fn stop(self, config: &Config) {
+        let patience = config.shutdown.deadline - parts::drain_timeout(config);
+        self.stopping.cancel();
+        let stop = async {
+            self.server.stopped().await;
+            self.node.shutdown(patience / 2).await;
+            if let Err(error) = self.upkeep.await {
+                tracing::warn!(%error, "the metrics' upkeep had ended before");
+            }
+        };
+        if tokio::time::timeout(config.shutdown.deadline, stop).await.is_err() {
+            tracing::warn!("the shutdown's deadline passed; what was accepted is on disk");
+        }
+    }
+}
+
+/// Waits for a stop signal or the parent's end; other signals mean nothing yet.
+async fn asked_to_end(signals: &mut Signals, parent: Option<&CancellationToken>) {
+    loop {
+        tokio::select! {
+            asked = signals.next() => if asked == Asked::Stop { return },
+            () = ended(parent) => return,
+        }
+    }
+}
+
+/// Runs `work`; answers none when a signal to stop comes first.
+async fn unless_asked_again(signals: &mut Signals, work: impl Future<Output = ()>) -> Option<()> {
+    tokio::select! {
+        biased; // a person's impatience first
+        () = asked_to_end(signals, None) => None,
+        () = work => Some(()),
+    }
+}
+
+async fn ended(parent: Option<&CancellationToken>) {
+    match parent {
+        Some(parent) => parent.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn pending_unless<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads the client port's certificate again; the old one stays when that fails.
+fn reload(server: &Server, config: &Config) {
+    let Security::Tls(tls) = parts::security(config) else { return };
+    match server.reload_tls(&tls) {
+        Ok(()) => tracing::info!("the client port's certificate was read again"),
+        Err(error) => tracing::error!(%error, "the client port keeps its old certificate"),
+    }
+}
+
+fn not_started(error: StartError) -> Failure {
+    match error {
+        StartError::Failure(failure) => failed(failure),
+        error => Failure::new(Reason::Configuration, error),
+    }
+}
+
+fn failed(failure: NodeFailure) -> Failure {
+    let reason = match failure {
+        NodeFailure::DiskLost => Reason::Cluster,
+        _ => Reason::Failed,
+    };
+    Failure::new(reason, failure)
+}
+
+fn no_client_port(error: ServerStartError) -> Failure {
+    let reason = match &error {
+        ServerStartError::Listen { source, .. }
+            if source.kind() == std::io::ErrorKind::AddrInUse =>
+        {
+            Reason::AddressInUse
+        }
+        _ => Reason::Configuration,
+    };
+    Failure::new(reason, anyhow::Error::new(error).context("the client port"))
+}

@@ -1,0 +1,173 @@
+//! Opens what a node is made of, each with its own way to fail.
+
+use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use heliograph_api::{
+    RegistrationMode, ServerConfig,
+    server::{Pem, Security, TlsConfig},
+    websocket,
+};
+use heliograph_cluster::{self as cluster, Storages};
+use heliograph_storage::{
+    FileSnapshots, SegmentLog, SegmentLogConfig, SledConfig, SledStore, StateOpen,
+};
+use heliograph_transport::{
+    NodeId,
+    identity::Identity,
+    quic::{BindError, Limits, QuicConfig, QuicNetwork},
+};
+
+use crate::{
+    config::{Acknowledgement, ClientTls, Config, Registration},
+    data_dir::{DataDir, Owner},
+    exit::{Failure, OrExit as _, Reason},
+    pki::roster::Roster,
+};
+
+/// Checks the files that the configuration names, as far as that goes without serving.
+pub(super) fn check(config: &Config) -> Result<(), Failure> {
+    identity(config).map(drop)
+}
+
+/// Reads this node's identity and checks that it is this node's.
+pub(super) fn identity(config: &Config) -> Result<Identity, Failure> {
+    let read = |key: &str, path: &Path| {
+        fs::read(path)
+            .with_context(|| format!("`{key}`: cannot read {}", path.display()))
+            .or_exit(Reason::Configuration)
+    };
+    let peer = &config.peer;
+    let chain = read("peer.certificate-file", &peer.certificate_file)?;
+    let key = read("peer.private-key-file", &peer.private_key_file)?;
+    let roots = read("peer.ca-file", &peer.ca_file)?;
+    let roster = Roster::from(config);
+    Identity::from_pem(&chain, &key, &roots)
+        .and_then(|identity| {
+            identity.check(NodeId(config.node.id), roster.cluster_id)?;
+            Ok(identity)
+        })
+        .context("`peer.certificate-file`, `peer.private-key-file`, `peer.ca-file`")
+        .or_exit(Reason::Configuration)
+}
+
+/// Opens the data directory.
+pub(super) fn data_dir(config: &Config) -> Result<DataDir, Failure> {
+    let owner = Owner { node: config.node.id, cluster_id: Roster::from(config).cluster_id };
+    DataDir::open(&config.node.data_dir, owner).or_exit(Reason::DataDirectory)
+}
+
+/// Opens the stores. Blocks, for long where there is much to read.
+pub(super) fn storages(config: &Config, dir: &DataDir) -> Result<Storages, Failure> {
+    let snapshots = FileSnapshots::open(&dir.snapshots())
+        .context("cannot open the snapshot files")
+        .or_exit(Reason::DataDirectory)?;
+    let cache_bytes = config.storage.state_cache_size.bytes();
+    let sled = SledConfig { cache_bytes, ..SledConfig::default() };
+    let (state, opened) = SledStore::open(&dir.state(), sled)
+        .context("cannot open the state database")
+        .or_exit(Reason::DataDirectory)?;
+    if let StateOpen::Rebuilt { moved_to } = opened {
+        tracing::warn!(
+            moved_to = %moved_to.display(),
+            "the state database was unreadable: it is rebuilt from snapshots and log"
+        );
+    }
+    let mut salt = [0; 8];
+    getrandom::fill(&mut salt).context("the operating system gives no randomness")?;
+    let mut log = SegmentLogConfig::new(dir.log(), u64::from_le_bytes(salt));
+    log.segment_bytes = config.storage.log_segment_size.bytes();
+    let (log, report) =
+        SegmentLog::open(log).context("cannot open the log").or_exit(Reason::DataDirectory)?;
+    tracing::info!(
+        segments = report.segments,
+        records = report.records,
+        bytes = report.bytes,
+        epoch = report.epoch,
+        torn = report.tear.is_some(),
+        "log opened"
+    );
+    for damage in &report.damage {
+        tracing::error!(
+            path = %damage.path.display(),
+            offset = damage.offset,
+            reason = damage.reason,
+            "the log is damaged: replicas that lost something do not vote; check this disk"
+        );
+    }
+    Ok(Storages { log: Arc::new(log), state: Arc::new(state), snapshots: Arc::new(snapshots) })
+}
+
+/// Binds the node's address for peers.
+pub(super) fn network(config: &Config, dir: &DataDir) -> Result<Arc<QuicNetwork>, Failure> {
+    let listen = config.peer.listen;
+    let quic = QuicConfig {
+        node: NodeId(config.node.id),
+        cluster_id: Roster::from(config).cluster_id,
+        incarnation: dir.incarnation(),
+        listen,
+        identity: identity(config)?,
+        limits: Limits::default(),
+    };
+    QuicNetwork::bind(quic).map_err(|error| {
+        let reason = match &error {
+            BindError::Socket { source, .. } if source.kind() == ErrorKind::AddrInUse => {
+                Reason::AddressInUse
+            }
+            _ => Reason::Configuration,
+        };
+        let context = format!("`peer.listen`: cannot listen on {listen} (UDP and TCP)");
+        Failure::new(reason, anyhow::Error::new(error).context(context))
+    })
+}
+
+/// What the cluster is told.
+pub(super) fn cluster(config: &Config) -> cluster::Config {
+    let Roster { cluster_id, members } = Roster::from(config);
+    let members = members
+        .into_iter()
+        .map(|(id, address)| cluster::FirstMember { id: NodeId(id), address })
+        .collect();
+    let mut cluster = cluster::Config::new(NodeId(config.node.id), cluster_id, members);
+    cluster.shards = config.cluster.shards;
+    cluster.replicas = config.cluster.replicas;
+    cluster
+}
+
+/// What the client port is told.
+pub(super) fn client_port(config: &Config) -> ServerConfig {
+    let client = &config.client;
+    let mut server = ServerConfig::new(client.listen, security(config));
+    server.limits.connections_max = client.connections_max;
+    server.limits.drain_timeout = drain_timeout(config);
+    server.mosa.registration = match client.registration {
+        Registration::Open => RegistrationMode::Open,
+        Registration::Signed => RegistrationMode::Signed,
+        Registration::Closed => RegistrationMode::Closed,
+    };
+    server.mosa.timestamp_skew = client.timestamp_skew;
+    server.mosa.websocket_url.clone_from(&client.websocket_url);
+    server.websocket.acknowledgement = match client.acknowledgement {
+        Acknowledgement::Pong => websocket::Acknowledgement::Pong,
+        Acknowledgement::Explicit => websocket::Acknowledgement::Explicit,
+    };
+    server
+}
+
+/// Half of the shutdown's time is for clients, half for the cluster.
+pub(super) fn drain_timeout(config: &Config) -> Duration {
+    config.shutdown.deadline / 2
+}
+
+/// The certificate of the client port, or none on loopback.
+pub(super) fn security(config: &Config) -> Security {
+    let client = &config.client;
+    match (client.tls, &client.certificate_file, &client.private_key_file) {
+        (ClientTls::Required, Some(certificate), Some(key)) => Security::Tls(TlsConfig {
+            certificate: Pem::File(certificate.clone()),
+            key: Pem::File(key.clone()),
+        }),
+        (ClientTls::Required, ..) => unreachable!("the configuration was checked"),
+        (ClientTls::Off, ..) => Security::Plain,
+    }
+}
