@@ -164,3 +164,70 @@ fn label(lane: Lane) -> usize {
         Lane::Bulk => 2,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Mutex};
+
+    use metrics::{Key, KeyName, Metadata, Recorder, SharedString};
+
+    use super::*;
+
+    /// Writes down what is described and what is registered.
+    #[derive(Default)]
+    struct Names {
+        described: Mutex<BTreeSet<String>>,
+        registered: Mutex<BTreeSet<String>>,
+    }
+
+    impl Names {
+        fn describe(&self, name: KeyName) {
+            self.described.lock().unwrap().insert(name.as_str().to_owned());
+        }
+
+        fn register(&self, key: &Key) {
+            self.registered.lock().unwrap().insert(key.name().to_owned());
+        }
+    }
+
+    impl Recorder for Names {
+        fn describe_counter(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+            self.describe(name);
+        }
+
+        fn describe_gauge(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+            self.describe(name);
+        }
+
+        fn describe_histogram(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+            self.describe(name);
+        }
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            self.register(key);
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            self.register(key);
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.register(key);
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn every_metric_is_listed_described_and_registered() {
+        let names = Names::default();
+        metrics::with_local_recorder(&names, || {
+            describe_metrics();
+            Metrics::new().refused_handshake("reason");
+        });
+        let listed: BTreeSet<String> = METRIC_NAMES.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(*names.described.lock().unwrap(), listed);
+        assert_eq!(*names.registered.lock().unwrap(), listed);
+    }
+}

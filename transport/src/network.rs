@@ -47,7 +47,8 @@ pub enum Lane {
     /// A shared lane of the control connection, chosen by `key` (the Raft group). The receiver
     /// sees the lane's number, `key % SHARED_LANES`, not the key.
     Shared(u32),
-    /// The bulk connection: snapshots, later blobs. Never delays the control connection.
+    /// The bulk connection: snapshots, later blobs. Never delays the control connection. Raises no
+    /// [`PeerEvent`]: it may stand a moment later than the control connection, or break alone.
     Bulk,
 }
 
@@ -129,7 +130,8 @@ pub enum NotifyError {
     TooLarge,
 }
 
-/// A change in what this node knows of a peer.
+/// A change in what this node knows of a peer. `Connected` and `Disconnected` of a peer alternate;
+/// none come once [`Network::shutdown`] was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerEvent {
     /// The control connection to the peer stands.
@@ -168,7 +170,8 @@ pub trait Network: Send + Sync + 'static {
     /// This node.
     fn local(&self) -> NodeId;
 
-    /// Starts to answer peers with `handler`. Called once; before it, peers are refused.
+    /// Starts to reach peers and to answer them with `handler`. Called once; before it, peers are
+    /// neither dialled nor taken in. The handler is let go at [`Network::shutdown`].
     fn serve(&self, handler: Arc<dyn Handler>);
 
     /// Sets where the peers are: (node, "host:port"). Peers not in the list are disconnected and

@@ -275,3 +275,44 @@ async fn fabric_ends_its_task_when_all_is_dropped() {
     tokio::task::yield_now().await;
     assert_eq!(metrics.num_alive_tasks(), 0);
 }
+
+/// A handler that owns its network and uses it while it is dropped.
+struct Owner(std::sync::OnceLock<Arc<dyn Network>>);
+
+impl heliograph_transport::Handler for Owner {
+    fn call(
+        self: Arc<Self>,
+        _from: NodeId,
+        _lane: Lane,
+        request: Bytes,
+        _deadline: Instant,
+    ) -> heliograph_transport::BoxFuture<'static, Option<Bytes>> {
+        Box::pin(std::future::ready(Some(request)))
+    }
+
+    fn notify(&self, _from: NodeId, _lane: Lane, _payload: Bytes) {}
+
+    fn peer(&self, _event: PeerEvent) {}
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if let Some(network) = self.0.get() {
+            assert!(!network.is_connected(TWO));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn crash_lets_go_of_a_handler_that_owns_its_network() {
+    let fabric = SimFabric::new(4);
+    let network: Arc<dyn Network> = fabric.node(ONE);
+    let owner = Arc::new(Owner(std::sync::OnceLock::new()));
+    assert!(owner.0.set(Arc::clone(&network)).is_ok());
+    let watched = Arc::downgrade(&owner);
+    network.serve(owner);
+    drop(network);
+    assert!(watched.upgrade().is_some());
+    fabric.crash(ONE);
+    assert!(watched.upgrade().is_none());
+}

@@ -7,6 +7,9 @@
 //! process breaks its peers' tripwires unless a partition is in the way, a restarted one is dialled
 //! with the same back-off.
 //!
+//! A node's handler lives until the node crashes, is shut down, or its [`SimNetwork`] is dropped:
+//! where the handler owns the network, that takes one of the first two.
+//!
 //! All time is tokio's: under `start_paused` in a current-thread runtime the same seed and the same
 //! program give the same run, event by event. Frames are not encoded; that is what the codec's own
 //! tests are for.
@@ -77,7 +80,12 @@ pub(crate) struct Inner {
 impl Inner {
     /// Changes the state, then lets the pump look at what is due.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.state.lock());
+        let (result, dead) = {
+            let mut state = self.state.lock();
+            (change(&mut state), std::mem::take(&mut state.dead))
+        };
+        // Without the lock: what a handler owns may use the network while it is dropped.
+        drop(dead);
         self.wake.notify_one();
         result
     }

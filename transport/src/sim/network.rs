@@ -14,7 +14,7 @@ use crate::network::{
 };
 
 /// A process on the simulated network. Dead once its node crashed, was shut down, or started again:
-/// then it is connected to nobody.
+/// then it is connected to nobody. Dropping it shuts it down.
 pub struct SimNetwork {
     id: NodeId,
     life: u64,
@@ -98,6 +98,12 @@ impl Network for SimNetwork {
     fn shutdown(&self) -> BoxFuture<'static, ()> {
         self.inner.change(|state| state.stop(self.id, self.life));
         Box::pin(ready(()))
+    }
+}
+
+impl Drop for SimNetwork {
+    fn drop(&mut self) {
+        self.inner.change(|state| state.stop(self.id, self.life));
     }
 }
 

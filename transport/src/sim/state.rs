@@ -121,6 +121,8 @@ pub(super) enum Ending {
 pub(crate) struct State {
     pub(crate) config: SimConfig,
     pub(crate) actions: VecDeque<Action>,
+    /// Handlers of ended processes, to be dropped without the lock.
+    pub(crate) dead: Vec<Arc<dyn Handler>>,
     pub(super) rng: StdRng,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     pub(super) sides: BTreeMap<(NodeId, NodeId), Side>,
@@ -143,6 +145,7 @@ impl State {
         Self {
             config,
             actions: VecDeque::new(),
+            dead: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
             nodes: BTreeMap::new(),
             sides: BTreeMap::new(),
@@ -207,6 +210,7 @@ impl State {
     pub(crate) fn crash(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.remove(&id) {
             node.alive.cancel();
+            self.dead.extend(node.handler);
             self.drop_all_sides(id);
         }
     }

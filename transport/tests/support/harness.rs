@@ -100,6 +100,15 @@ impl QuicHarness {
         network
     }
 
+    /// A harness whose certificates the nodes of another one accept.
+    pub fn with_authority(authority: Authority, calls_per_peer_max: usize) -> Self {
+        Self { authority, addresses: BTreeMap::new(), calls_per_peer_max }
+    }
+
+    pub fn into_authority(self) -> Authority {
+        self.authority
+    }
+
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
@@ -111,7 +120,7 @@ impl QuicHarness {
 
 impl Harness for QuicHarness {
     fn new(calls_per_peer_max: usize) -> Self {
-        Self { authority: Authority::new(), addresses: BTreeMap::new(), calls_per_peer_max }
+        Self::with_authority(Authority::new(), calls_per_peer_max)
     }
 
     fn network(&mut self, id: NodeId) -> Arc<dyn Network> {
