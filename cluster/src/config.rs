@@ -23,7 +23,8 @@ pub struct CheckpointConfig {
     pub age_max: Duration,
     /// A group whose changes take this many bytes is checkpointed now.
     pub overlay_bytes_max: usize,
-    /// A snapshot is written when the log since the last one exceeds this and the state's size.
+    /// Snapshots are written while the log behind them, of all groups together, exceeds this and
+    /// the state's size.
     pub snapshot_log_bytes: u64,
     /// A snapshot of a changed group is written after this long at the latest.
     pub snapshot_age_max: Duration,

@@ -21,12 +21,13 @@ pub(crate) enum CheckpointerMessage {
 /// The checkpointer. Owned and supervised by the node actor.
 pub(crate) struct CheckpointerActor;
 
+/// What was last done for a group.
 struct Seen {
-    applied_index: u64,
-    checkpointed: Instant,
-    snapshot_log_bytes: u64,
+    checkpoint_index: u64,
+    checkpoint_at: Instant,
     snapshot_index: u64,
     snapshot_at: Instant,
+    snapshot_log_bytes: u64,
 }
 
 pub(crate) struct CheckpointerState {
@@ -54,12 +55,7 @@ impl Actor for CheckpointerActor {
         CheckpointerMessage::Look: CheckpointerMessage,
         state: &mut CheckpointerState,
     ) -> Result<(), ActorProcessingErr> {
-        let mut overlay_bytes = 0;
-        for group in state.context.all_groups() {
-            overlay_bytes += group.core.state().overlay_bytes();
-            state.look(&group).await;
-        }
-        ::metrics::gauge!(metrics::OVERLAY_BYTES).set(overlay_bytes as f64);
+        state.look().await;
         // The next look starts after this one has ended: at most one message is under way.
         myself.send_after(LOOK_INTERVAL, || CheckpointerMessage::Look);
         Ok(())
@@ -67,47 +63,88 @@ impl Actor for CheckpointerActor {
 }
 
 impl CheckpointerState {
-    async fn look(&mut self, group: &Arc<RaftGroup>) {
-        let now = Instant::now();
-        let applied_index = group.core.applied().index();
-        let config = &self.context.config.checkpoint;
-        let seen = self.seen.entry(group.id).or_insert_with(|| Seen {
-            applied_index,
-            checkpointed: now,
-            snapshot_log_bytes: 0,
-            snapshot_index: applied_index,
-            snapshot_at: now,
-        });
-        let log_bytes = group.log.appended_bytes();
-        let grown = log_bytes.saturating_sub(seen.snapshot_log_bytes);
-        let state_bytes = self.context.storages.state.disk_bytes();
-        let is_long = grown > config.snapshot_log_bytes.max(state_bytes);
-        let is_old =
-            now - seen.snapshot_at > config.snapshot_age_max && applied_index > seen.snapshot_index;
-        if is_long || is_old {
-            *seen = Seen {
-                applied_index,
-                checkpointed: now,
-                snapshot_log_bytes: log_bytes,
-                snapshot_index: applied_index,
+    async fn look(&mut self) {
+        let groups = self.context.all_groups();
+        let mut overlay_bytes = 0;
+        for group in &groups {
+            overlay_bytes += group.core.state().overlay_bytes();
+            self.checkpoint_if_due(group).await;
+        }
+        ::metrics::gauge!(metrics::OVERLAY_BYTES).set(overlay_bytes as f64);
+        if let Some(group) = self.snapshot_due(&groups) {
+            self.snapshot(group).await;
+        }
+    }
+
+    fn seen(&mut self, group: &RaftGroup) -> &mut Seen {
+        self.seen.entry(group.id).or_insert_with(|| {
+            let (now, index) = (Instant::now(), group.core.applied().index());
+            Seen {
+                checkpoint_index: index,
+                checkpoint_at: now,
+                snapshot_index: index,
                 snapshot_at: now,
-            };
-            // openraft builds the snapshot in a task of its own and purges the log up to it.
-            if let Err(error) = group.raft.trigger().snapshot().await {
-                tracing::warn!(group = group.id.0, %error, "raft is gone");
+                snapshot_log_bytes: 0,
             }
+        })
+    }
+
+    async fn checkpoint_if_due(&mut self, group: &RaftGroup) {
+        let now = Instant::now();
+        let index = group.core.applied().index();
+        let config = self.context.config.checkpoint.clone();
+        let seen = self.seen(group);
+        let is_large = group.core.state().overlay_bytes() > config.overlay_bytes_max;
+        let is_old = now - seen.checkpoint_at > config.age_max && index > seen.checkpoint_index;
+        if !is_large && !is_old {
             return;
         }
-        let is_large = group.core.state().overlay_bytes() > config.overlay_bytes_max;
-        let is_due = now - seen.checkpointed > config.age_max && applied_index > seen.applied_index;
-        if is_large || is_due {
-            seen.applied_index = applied_index;
-            seen.checkpointed = now;
-            if let Err(error) = group.core.checkpoint().await {
-                tracing::error!(group = group.id.0, %error, "a checkpoint failed: the node is fail-safe until it restarts on a sound disk");
+        seen.checkpoint_index = index;
+        seen.checkpoint_at = now;
+        if let Err(error) = group.core.checkpoint().await {
+            tracing::error!(
+                group = group.id.0,
+                %error,
+                "a checkpoint failed: the node is fail-safe until it restarts on a sound disk"
+            );
+        }
+        let seconds = (Instant::now() - now).as_secs_f64();
+        ::metrics::histogram!(metrics::CHECKPOINT_SECONDS).record(seconds);
+    }
+
+    /// The group to write a snapshot of: one that is old, or, where the log of all groups together
+    /// has grown too long, the one with the largest part in it. One at a time keeps the disk free
+    /// for the log.
+    fn snapshot_due<'a>(&mut self, groups: &'a [Arc<RaftGroup>]) -> Option<&'a Arc<RaftGroup>> {
+        let now = Instant::now();
+        let config = self.context.config.checkpoint.clone();
+        let bound = config.snapshot_log_bytes.max(self.context.storages.state.disk_bytes());
+        let mut grown_total = 0;
+        let mut largest: Option<(u64, &Arc<RaftGroup>)> = None;
+        for group in groups {
+            let seen = self.seen(group);
+            let grown = group.log.appended_bytes().saturating_sub(seen.snapshot_log_bytes);
+            let is_old = now - seen.snapshot_at > config.snapshot_age_max;
+            if is_old && group.core.applied().index() > seen.snapshot_index {
+                return Some(group);
             }
-            ::metrics::histogram!(metrics::CHECKPOINT_SECONDS)
-                .record((Instant::now() - now).as_secs_f64());
+            grown_total += grown;
+            if largest.is_none_or(|(most, _)| grown > most) {
+                largest = Some((grown, group));
+            }
+        }
+        largest.filter(|_| grown_total > bound).map(|(_, group)| group)
+    }
+
+    async fn snapshot(&mut self, group: &RaftGroup) {
+        let (index, log_bytes) = (group.core.applied().index(), group.log.appended_bytes());
+        let seen = self.seen(group);
+        seen.snapshot_index = index;
+        seen.snapshot_at = Instant::now();
+        seen.snapshot_log_bytes = log_bytes;
+        // openraft builds the snapshot in a task of its own and purges the log up to it.
+        if let Err(error) = group.raft.trigger().snapshot().await {
+            tracing::warn!(group = group.id.0, %error, "raft is gone");
         }
     }
 }
