@@ -1,7 +1,8 @@
-//! The mailbox rows that a batch touches: read once, written once.
+//! The mailbox rows that batches touch: read once while they are busy, written once a batch.
 
-use std::collections::BTreeMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
+use hashbrown::{HashMap, hash_map::EntryRef};
 use heliograph_storage::{self as storage, RowsRead, RowsWrite};
 
 use super::{
@@ -13,10 +14,41 @@ use crate::model::{MailboxKey, Priority};
 /// Bytes of a mailbox row, about.
 const MAILBOX_BYTES: usize = 40;
 
+/// Rows remembered between batches: 16,384 take some 2 MB, and are the mailboxes of several seconds
+/// at full load. Past it all are forgotten, and read again.
+const REMEMBERED_MAX: usize = 16_384;
+
+/// A mailbox key is a keyed hash: some of its bytes hash it well enough.
+#[derive(Default)]
+struct KeyBytes(u64);
+
+impl Hasher for KeyBytes {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some((_, tail)) = bytes.split_last_chunk() {
+            self.0 = u64::from_le_bytes(*tail);
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[derive(Debug)]
+struct Remembered {
+    row: MailboxRow,
+    /// Whether it is in `touched`.
+    touched: bool,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Mailboxes {
-    touched: BTreeMap<MailboxKey, MailboxRow>,
+    remembered: HashMap<MailboxKey, Remembered, BuildHasherDefault<KeyBytes>>,
+    /// In the order in which the batch came to them.
+    touched: Vec<MailboxKey>,
 }
 
 impl Mailboxes {
@@ -26,11 +58,18 @@ impl Mailboxes {
         source: &(impl RowsRead + ?Sized),
         mailbox: &MailboxKey,
     ) -> Result<&mut MailboxRow, storage::Error> {
-        use std::collections::btree_map::Entry;
-        match self.touched.entry(*mailbox) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => Ok(entry.insert(read(source, mailbox)?)),
+        let remembered = match self.remembered.entry_ref(mailbox) {
+            EntryRef::Occupied(entry) => entry.into_mut(),
+            EntryRef::Vacant(entry) => {
+                let row = read(source, mailbox)?;
+                entry.insert_with_key(*mailbox, Remembered { row, touched: false })
+            }
+        };
+        if !remembered.touched {
+            remembered.touched = true;
+            self.touched.push(*mailbox);
         }
+        Ok(&mut remembered.row)
     }
 
     /// Notes that the number of an expired message will never come.
@@ -81,12 +120,17 @@ impl Mailboxes {
     }
 
     /// Writes the rows that were touched; a mailbox that never got a message has none.
-    pub(super) fn write(self, target: &mut (impl RowsWrite + ?Sized)) {
-        for (mailbox, row) in self.touched {
-            if row.accepted > 0 {
+    pub(super) fn write(&mut self, target: &mut (impl RowsWrite + ?Sized)) {
+        for mailbox in self.touched.drain(..) {
+            let remembered = self.remembered.get_mut(&mailbox).expect("what is touched is here");
+            remembered.touched = false;
+            if remembered.row.accepted > 0 {
                 let key = layout::owned(layout::mailbox(&mailbox));
-                target.put(key, rows::encode(&row, MAILBOX_BYTES));
+                target.put(key, rows::encode(&remembered.row, MAILBOX_BYTES));
             }
+        }
+        if self.remembered.len() > REMEMBERED_MAX {
+            self.remembered.clear();
         }
     }
 }

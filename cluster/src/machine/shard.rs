@@ -40,6 +40,8 @@ pub struct ShardMachine {
     limits: Limits,
     time_ms: u64,
     dedup: Dedup,
+    /// Rows as they stand, remembered for speed alone.
+    mailboxes: Mailboxes,
 }
 
 /// What a batch is applied to.
@@ -60,10 +62,11 @@ impl ShardMachine {
             None => ClockRow::default(),
         };
         let dedup = Dedup::load(rows, &limits, clock.next_part)?;
-        Ok(Self { limits, time_ms: clock.time_ms, dedup })
+        let mailboxes = Mailboxes::default();
+        Ok(Self { limits, time_ms: clock.time_ms, dedup, mailboxes })
     }
 
-    /// Applies a committed batch.
+    /// Applies a committed batch. Between calls nobody else may change the rows.
     ///
     /// # Errors
     /// When rows cannot be read or are damaged: the replica is not to be used any further.
@@ -76,15 +79,16 @@ impl ShardMachine {
         self.dedup.expire(self.time_ms, rows);
         let mut target = Target {
             rows,
-            mailboxes: Mailboxes::default(),
+            mailboxes: std::mem::take(&mut self.mailboxes),
             effects: Vec::with_capacity(batch.commands.len()),
         };
         let mut outcomes = Vec::with_capacity(batch.commands.len());
         for command in &batch.commands {
             outcomes.push(self.apply_one(&mut target, command)?);
         }
-        let Target { rows, mailboxes, effects } = target;
+        let Target { rows, mut mailboxes, effects } = target;
         mailboxes.write(rows);
+        self.mailboxes = mailboxes;
         Ok(Applied { outcomes, effects })
     }
 
