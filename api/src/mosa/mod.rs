@@ -12,5 +12,7 @@ mod socket;
 mod status;
 mod wire;
 
+pub(crate) use auth::registration_text;
 pub use config::{ConfigError, MosaConfig, RateConfig, RegistrationMode};
 pub(crate) use gateway::Gateway;
+pub(crate) use wire::generate_message_id;

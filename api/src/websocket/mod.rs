@@ -13,6 +13,6 @@ mod scratch;
 
 pub use config::{Acknowledgement, WebSocketConfig};
 pub(crate) use connection::{Connection, Protocol};
-pub(crate) use handshake::{SUBPROTOCOL, accept_handshake};
+pub(crate) use handshake::{SUBPROTOCOL, accept_handshake, accept_key};
 pub(crate) use outbox::Outbox;
 pub(crate) use scratch::{return_write_buffer as return_buffer, take_write_buffer as take_buffer};

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client;
+mod idle;
 mod limits;
 mod rest;
 mod socket;
