@@ -1,6 +1,9 @@
 //! Why one side closes a connection, as it tells the other.
 
-use quinn::{ApplicationClose, Connection, ConnectionError, VarInt};
+use quinn::{Connection, ConnectionError, VarInt};
+
+/// Where QUIC's error codes for TLS alerts begin (RFC 9000, section 20.1).
+const TLS_ALERTS: u64 = 0x100;
 
 /// Application close codes. Numbers are part of the protocol: they are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +84,16 @@ impl CloseCode {
     }
 }
 
-/// The code with which the peer closed, if it did.
-pub(crate) fn closed_by_peer(error: &ConnectionError) -> Option<u64> {
+/// Whether a handshake failed because the two sides do not agree (on certificates, cluster,
+/// version), and not because one of them is not there yet or no more.
+pub(crate) fn is_disagreement(error: &ConnectionError) -> bool {
     match error {
-        ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) => {
-            Some(error_code.into_inner())
-        }
-        _ => None,
+        // It said why.
+        ConnectionError::ApplicationClosed(_) => true,
+        // Its certificate is not good enough for us.
+        ConnectionError::TransportError(_) => true,
+        // Ours is not good enough for it. Below are refusals, of a node that is about to serve.
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code) >= TLS_ALERTS,
+        _ => false,
     }
 }

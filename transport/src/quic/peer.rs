@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CloseCode, Shared,
-    close::closed_by_peer,
+    close::is_disagreement,
     handshake::{self, Established, HandshakeError, WireSource},
     hello::LinkKind,
     link::{Link, place},
@@ -291,10 +291,7 @@ fn report_failed_dial(peer: &Peer, kind: LinkKind, error: &HandshakeError) {
     let (node, connection) = (peer.node.0, kind.name());
     let disagrees = match error {
         HandshakeError::Refused(_) => true,
-        HandshakeError::Connection(error) => {
-            closed_by_peer(error).is_some()
-                || matches!(error, quinn::ConnectionError::TransportError(_))
-        }
+        HandshakeError::Connection(error) => is_disagreement(error),
         _ => false,
     };
     if disagrees {

@@ -18,6 +18,7 @@ mod connect;
 mod network;
 mod pump;
 mod state;
+mod traffic;
 
 use std::{sync::Arc, time::Duration};
 
