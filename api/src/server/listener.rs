@@ -95,10 +95,7 @@ impl Listener {
         self.connections.spawn(async move {
             let _place = place;
             let _held = Held::new(CONNECTIONS);
-            let run: BoxFuture<'static, Option<Stream>> =
-                Box::pin(secure(tcp, tls, shared.limits.tls_timeout));
-            let Some(stream) = run.await else { return };
-            let served = AssertUnwindSafe(serve(stream, shared)).catch_unwind();
+            let served = AssertUnwindSafe(secure_and_serve(tcp, tls, shared)).catch_unwind();
             let ended = match time_max {
                 None => served.await,
                 Some(time_max) => Box::pin(timeout(time_max, served)).await.unwrap_or(Ok(())),
@@ -108,6 +105,15 @@ impl Listener {
                 tracing::error!("a connection's task panicked; this is a defect");
             }
         });
+    }
+}
+
+async fn secure_and_serve(tcp: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    // Boxed, so that the task keeps no room for a handshake that is over.
+    let secured: BoxFuture<'static, Option<Stream>> =
+        Box::pin(secure(tcp, tls, shared.limits.tls_timeout));
+    if let Some(stream) = secured.await {
+        serve(stream, shared).await;
     }
 }
 

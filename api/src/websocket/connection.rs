@@ -210,6 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
                     self.stalled_since.get_or_insert_with(Instant::now);
+                    self.out.stalled();
                     return Ok(Poll::Pending);
                 }
             }

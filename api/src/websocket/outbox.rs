@@ -1,9 +1,12 @@
 //! Frames on their way to a socket: encoded at once, written in one go.
 
+use metrics::gauge;
+
 use super::{
     codec::{CloseCode, Opcode, write_close, write_frame},
     scratch,
 };
+use crate::metrics::QUEUED_BYTES;
 
 /// Above this no further frames are encoded and none are read from the client: one large message
 /// (82 KiB) or hundreds of small ones make one write.
@@ -16,6 +19,8 @@ pub(crate) struct Outbox {
     /// How much of `bytes` the socket has taken.
     written: usize,
     close: Option<CloseCode>,
+    /// How much of this outbox the gauge of queued bytes counts.
+    counted: usize,
 }
 
 impl Outbox {
@@ -78,11 +83,32 @@ impl Outbox {
     pub(super) fn advance(&mut self, bytes: usize) -> bool {
         self.written += bytes;
         assert!(self.written <= self.bytes.len(), "a socket takes no more than it was given");
+        if self.counted > 0 {
+            self.count(self.pending().len());
+        }
         if self.written < self.bytes.len() {
             return false;
         }
         self.written = 0;
         scratch::return_write_buffer(std::mem::take(&mut self.bytes));
         true
+    }
+
+    /// The socket takes no more for now: what is left counts as queued.
+    pub(super) fn stalled(&mut self) {
+        self.count(self.pending().len());
+    }
+
+    fn count(&mut self, bytes: usize) {
+        if bytes != self.counted {
+            gauge!(QUEUED_BYTES).increment(bytes as f64 - self.counted as f64);
+            self.counted = bytes;
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.count(0);
     }
 }

@@ -8,3 +8,12 @@ mod limits;
 mod rest;
 mod socket;
 mod support;
+
+/// Every code a client can meet is explained.
+#[test]
+fn reference_names_every_code() {
+    let reference = include_str!("../../../docs/reference/mosa-http.md");
+    for code in heliograph_api::Code::ALL {
+        assert!(reference.contains(&format!("`{}`", code.as_str())), "{}", code.as_str());
+    }
+}
