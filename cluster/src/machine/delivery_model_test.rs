@@ -48,6 +48,8 @@ enum Action {
         lost: bool,
     },
     Confirm(usize),
+    /// Rows are read; the answer comes later.
+    PerformRead,
     AnswerRead,
     AcknowledgeElsewhere(usize),
     Pass {
@@ -76,6 +78,7 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(connection, skip, count)| Action::Acknowledge { connection, skip, count }),
         6 => any::<u8>().prop_map(|chance| Action::Propose { lost: chance < 40 }),
         2 => (0..4usize).prop_map(Action::Confirm),
+        4 => Just(Action::PerformRead),
         6 => Just(Action::AnswerRead),
         1 => (0..8usize).prop_map(Action::AcknowledgeElsewhere),
         2 => (1..40u64).prop_map(|ms| Action::Pass { ms }),
@@ -114,7 +117,8 @@ struct World {
     delivery: Delivery,
     connections: BTreeMap<SubscriptionId, Connection>,
     next_connection: u64,
-    reads: VecDeque<Output>,
+    /// Reads asked for, with their answers once performed.
+    reads: VecDeque<(Output, Option<Input>)>,
     proposals: VecDeque<Vec<(Priority, u64)>>,
     acknowledged: BTreeSet<(Priority, u64)>,
     /// What was named in acknowledgements, even where it had expired before.
@@ -162,7 +166,7 @@ impl World {
                     }
                     self.heard(id, priority, from, to, false);
                 }
-                read @ Output::Read { .. } => self.reads.push_back(read),
+                read @ Output::Read { .. } => self.reads.push_back((read, None)),
                 Output::Acknowledge { items, .. } => self.proposals.push_back(items),
                 Output::Dropped(id) => {
                     self.connections.remove(&id).expect("a connection is dropped once");
@@ -275,16 +279,27 @@ impl World {
         self.connections.keys().rev().nth(index).copied()
     }
 
-    fn answer_read(&mut self) {
-        let Some(Output::Read { ticket, priority, from, limit, bytes_max }) =
-            self.reads.pop_front()
+    fn perform_read(&mut self) {
+        let asked = self.reads.iter_mut().find(|(_, answer)| answer.is_none());
+        let Some((Output::Read { ticket, priority, from, limit, bytes_max }, answer)) = asked
         else {
             return;
         };
-        let rows = &self.bench.rows;
-        let read = queries::read_lane(rows, &mailbox(1), priority, from, limit, bytes_max).unwrap();
-        assert!(read.items.len() <= limit);
-        self.feed(Input::Rows { ticket, priority, read });
+        let (ticket, priority) = (*ticket, *priority);
+        let (rows, mailbox) = (&self.bench.rows, mailbox(1));
+        let read = queries::read_lane(rows, &mailbox, priority, *from, *limit, *bytes_max);
+        let read = read.unwrap();
+        assert!(read.items.len() <= *limit);
+        *answer = Some(Input::Rows { ticket, priority, read });
+    }
+
+    fn answer_read(&mut self) {
+        if self.reads.front().is_some_and(|(_, answer)| answer.is_none()) {
+            self.perform_read();
+        }
+        if let Some((_, Some(answer))) = self.reads.pop_front() {
+            self.feed(answer);
+        }
     }
 
     fn change_leader(&mut self, lost_pushes: usize) {
@@ -357,6 +372,7 @@ impl World {
                 let connection = self.connections.get_mut(&id).unwrap();
                 connection.unconfirmed.retain(|place| !gone.contains(place));
             }
+            Action::PerformRead => self.perform_read(),
             Action::AnswerRead => self.answer_read(),
             Action::AcknowledgeElsewhere(index) => {
                 if let Some(item) = self.pending().get(index) {
