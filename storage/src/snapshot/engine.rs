@@ -151,6 +151,17 @@ impl Engine {
         Ok(())
     }
 
+    pub(super) fn verify(&self, info: &SnapshotInfo) -> Result<(), Error> {
+        let snapshot = self.find(info)?;
+        check_header(&snapshot.reader, info.group, &info.applied)?.verify()
+    }
+
+    pub(super) fn remove(&self, group: GroupId) {
+        if let Some(files) = self.groups.lock().remove(&group) {
+            self.medium.remove(&file_name(&files.current.info));
+        }
+    }
+
     fn create(&self) -> Result<(Box<dyn Part>, std::path::PathBuf), Error> {
         let number = self.next_part.fetch_add(1, Ordering::Relaxed);
         Ok((self.medium.create(number)?, self.medium.path("new snapshot")))

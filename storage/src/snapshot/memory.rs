@@ -94,6 +94,14 @@ impl SnapshotStore for MemorySnapshots {
     fn install(&self, state: &GroupState, info: &SnapshotInfo) -> Result<(), Error> {
         self.engine.install(state, info)
     }
+
+    fn verify(&self, info: &SnapshotInfo) -> Result<(), Error> {
+        self.engine.verify(info)
+    }
+
+    fn remove(&self, group: GroupId) {
+        self.engine.remove(group);
+    }
 }
 
 struct MemoryMedium {

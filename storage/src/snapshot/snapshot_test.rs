@@ -377,6 +377,7 @@ fn damaged_block_is_not_handed_to_a_peer() {
     disk.overwrite("2-1.snapshot", content.into());
     let snapshots = MemorySnapshots::open(&disk).unwrap();
     let info = snapshots.current(GROUP).unwrap();
+    assert!(matches!(snapshots.verify(&info), Err(Error::Damage { offset: 65_536, .. })));
     assert_eq!(snapshots.read_chunk(&info, 0, 65_536).unwrap().len(), 65_536);
     let refused = snapshots.read_chunk(&info, 60_000, 6_000);
     assert!(matches!(refused, Err(Error::Damage { offset: 65_536, .. })), "{refused:?}");
@@ -410,6 +411,20 @@ fn snapshot_that_is_not_what_was_announced_is_refused() {
 
 fn bytes_of(text: &str) -> Bytes {
     bytes(text)
+}
+
+#[test]
+fn removed_snapshot_is_gone_from_the_disk_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = FileSnapshots::open(dir.path()).unwrap();
+    let source = state(&MemoryStateDisk::new());
+    fill(&source, 0..20, "at 1");
+    let info = write(&snapshots, &source);
+    snapshots.verify(&info).unwrap();
+    snapshots.remove(GROUP);
+    assert_eq!(snapshots.current(GROUP), None);
+    assert!(matches!(snapshots.verify(&info), Err(Error::SnapshotGone)));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 /// The layout, byte by byte, as docs/reference/snapshot-format.md shows it.

@@ -48,6 +48,12 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// batches, with one row flipped at the end. A crash leaves either the old rows or the new
     /// ones. The caller writes no rows meanwhile; the overlay is dropped.
     fn install(&self, state: &GroupState, info: &SnapshotInfo) -> Result<(), Error>;
+
+    /// Verifies every byte of a snapshot: for the scrub, and before a peer relies on it.
+    fn verify(&self, info: &SnapshotInfo) -> Result<(), Error>;
+
+    /// Removes the group's snapshot, for a replica that moved away.
+    fn remove(&self, group: GroupId);
 }
 
 /// A snapshot that arrives in chunks. Dropped unfinished, it leaves nothing.

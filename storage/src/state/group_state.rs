@@ -148,6 +148,26 @@ impl GroupState {
         layers.active.bytes() + frozen
     }
 
+    /// Deletes the group's rows and its applied position, for a replica that moved away. Blocks, in
+    /// bounded batches; a crash leaves all rows visible or none, and the next open and erase go on.
+    pub fn erase(&self) -> Result<(), Error> {
+        let mut stale = self.inner.stale.lock();
+        self.inner.layers.write().held = true;
+        let result = self.erase_locked(&mut stale);
+        self.inner.layers.write().held = false;
+        result
+    }
+
+    fn erase_locked(&self, stale: &mut Vec<KeyRange>) -> Result<(), Error> {
+        let generation = self.inner.layers.read().generation.next();
+        self.clear(&generation.range())?;
+        self.flip(GroupRow { generation, applied: None }, Vec::new(), stale)?;
+        for range in std::mem::take(stale) {
+            self.clear(&range)?;
+        }
+        self.inner.store.commit(vec![(GroupRow::key(self.inner.group), None)])
+    }
+
     fn commit_locked(&self, frozen: &Frozen, stale: &mut Vec<KeyRange>) -> Result<(), Error> {
         let generation = {
             let layers = self.inner.layers.read();
@@ -237,16 +257,25 @@ impl GroupState {
                 batch_bytes = 0;
             }
         }
-        let row = GroupRow { generation, applied: Some(applied.clone()) };
+        self.flip(GroupRow { generation, applied: Some(applied) }, batch, stale)
+    }
+
+    /// Makes the rows of another generation the group's, in one batch with the last of them.
+    fn flip(
+        &self,
+        row: GroupRow,
+        mut batch: Vec<(Bytes, Option<Bytes>)>,
+        stale: &mut Vec<KeyRange>,
+    ) -> Result<(), Error> {
         batch.push((GroupRow::key(self.inner.group), Some(row.encode())));
-        store.commit(batch)?;
-        *stale = generation.others();
+        self.inner.store.commit(batch)?;
+        *stale = row.generation.others();
         let mut layers = self.inner.layers.write();
-        layers.generation = generation;
+        layers.generation = row.generation;
         layers.active = Layer::default();
         layers.frozen = None;
-        layers.applied = Some(applied.clone());
-        layers.durable_applied = Some(applied);
+        layers.applied = row.applied.clone();
+        layers.durable_applied = row.applied;
         Ok(())
     }
 

@@ -113,3 +113,47 @@ fn oversized_value_panics_before_it_is_applied() {
     let (_, state) = open(&MemoryStateDisk::new());
     state.write().put(bytes("k"), vec![0; VALUE_BYTES_MAX + 1].into());
 }
+
+#[test]
+fn erased_group_leaves_no_row_and_can_be_used_again() {
+    let disk = MemoryStateDisk::new();
+    let (store, state) = open(&disk);
+    let other = GroupState::open(store.clone(), GroupId(4)).unwrap();
+    for state in [&state, &other] {
+        let mut write = state.write();
+        write.put(bytes("k"), bytes("v"));
+        write.set_applied(bytes("1"));
+        drop(write);
+        checkpoint(state);
+        state.write().put(bytes("l"), bytes("v"));
+    }
+    state.erase().unwrap();
+    assert_eq!(state.applied(), None);
+    assert_eq!(state.read().scan(b"", b"z", 9).unwrap(), []);
+    assert_eq!(disk.rows().len(), 2, "those of the other group");
+    state.write().put(bytes("m"), bytes("v"));
+    checkpoint(&state);
+    let reopened = GroupState::open(store, GROUP).unwrap();
+    assert_eq!(reopened.read().scan(b"", b"z", 9).unwrap(), [(bytes("m"), bytes("v"))]);
+    assert_eq!(other.read().scan(b"", b"z", 9).unwrap().len(), 2);
+}
+
+#[test]
+fn crash_in_the_middle_of_an_erase_leaves_all_rows_or_none() {
+    for outcome in [Outcome::Kept, Outcome::Lost] {
+        for commits in 0..3 {
+            let disk = MemoryStateDisk::new();
+            let (store, state) = open(&disk);
+            state.write().put(bytes("k"), bytes("v"));
+            state.write().set_applied(bytes("1"));
+            checkpoint(&state);
+            store.crash_after(commits, outcome);
+            state.erase().unwrap_err();
+            let (_, state) = open(&disk);
+            let rows = state.read().scan(b"", b"z", 9).unwrap().len();
+            assert_eq!(rows, usize::from(state.applied().is_some()));
+            state.erase().unwrap();
+            assert_eq!(disk.rows(), []);
+        }
+    }
+}
