@@ -23,6 +23,7 @@ pub mod model;
 mod node;
 mod node_handler;
 mod node_wire;
+mod peer_client;
 mod placement;
 mod raft;
 mod relay;

@@ -12,3 +12,32 @@ pub(crate) const SUSPICIONS_TOTAL: &str = "heliograph_cluster_suspicions_total";
 pub(crate) const CHECKPOINT_SECONDS: &str = "heliograph_cluster_checkpoint_duration_seconds";
 /// Bytes of changes not yet checkpointed, all groups.
 pub(crate) const OVERLAY_BYTES: &str = "heliograph_cluster_overlay_bytes";
+
+// Delivery.
+
+/// Mailbox actors that run on this node.
+pub(crate) const MAILBOX_ACTORS: &str = "heliograph_cluster_mailbox_actors";
+/// Connections whose mailboxes are subscribed from this node.
+pub(crate) const SESSIONS: &str = "heliograph_cluster_sessions";
+/// Messages handed to connections of this node.
+pub(crate) const PUSHED_TOTAL: &str = "heliograph_cluster_pushed_messages_total";
+/// Subscriptions asked for, first ones and those made again.
+pub(crate) const SUBSCRIPTIONS_TOTAL: &str = "heliograph_cluster_subscriptions_total";
+/// Deliveries noticed as lost on the way to this node.
+pub(crate) const GAPS_TOTAL: &str = "heliograph_cluster_lost_deliveries_total";
+/// Connections closed because their queue was full.
+pub(crate) const SLOW_READERS_TOTAL: &str = "heliograph_cluster_slow_readers_total";
+/// Requests under way from this node to shard leaders.
+pub(crate) const REQUESTS_IN_FLIGHT: &str = "heliograph_cluster_requests_in_flight";
+/// Requests refused because too many were under way.
+pub(crate) const REQUESTS_SHED_TOTAL: &str = "heliograph_cluster_shed_requests_total";
+/// Requests asked again at another node, or of the same one after a pause.
+pub(crate) const REQUESTS_REROUTED_TOTAL: &str = "heliograph_cluster_rerouted_requests_total";
+/// Live frames sent to a node that holds the recipient's connection.
+pub(crate) const LIVE_FORWARDED_TOTAL: &str = "heliograph_cluster_live_forwarded_frames_total";
+/// Live frames dropped because a queue on their way was full.
+pub(crate) const LIVE_DROPPED_TOTAL: &str = "heliograph_cluster_live_dropped_frames_total";
+/// API keys told from a lease, without asking their shard.
+pub(crate) const KEY_HITS_TOTAL: &str = "heliograph_cluster_key_lease_hits_total";
+/// API keys asked of their shard.
+pub(crate) const KEY_MISSES_TOTAL: &str = "heliograph_cluster_key_lease_misses_total";

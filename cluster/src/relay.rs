@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use heliograph_transport::BoxFuture;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::model::{DeviceId, Message, MessageId, Priority};
@@ -45,6 +45,9 @@ pub enum RelayError {
     /// The same message id came before with another content.
     #[error("this message id was used for another content")]
     MessageConflict,
+    /// The content exceeds [`crate::model::CONTENT_BYTES_MAX`].
+    #[error("the content is too large")]
+    TooLarge,
     /// The recipient's mailbox is at its limit.
     #[error("the recipient's mailbox is full")]
     MailboxFull,
@@ -127,7 +130,7 @@ pub struct Fetch {
 }
 
 /// Names a message in an acknowledgement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AckItem {
     /// By its sender's id: the copy offered to this device.
     Id(MessageId),
@@ -316,7 +319,7 @@ pub enum RevokeScope {
 }
 
 /// How much may be pushed to a connection and not yet be written by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// Messages.
     pub messages: u32,

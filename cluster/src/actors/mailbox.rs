@@ -1,0 +1,549 @@
+//! The mailbox actor: runs a [`Delivery`] on the shard's leader while somebody listens to the
+//! mailbox. Owned by [`crate::delivery`]'s registry, supervised by its supervisor.
+//!
+//! Everything reaches it through a bounded inbox; its ractor mailbox holds at most one
+//! [`MailboxMessage::Wake`], one [`MailboxMessage::Idle`] and one [`MailboxMessage::Retry`]. It
+//! acts only under its leader's licence ([`Fence`]): without one the inbox waits, and when the
+//! term is over the actor stops. What it knew its connections present to the next leader.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use heliograph_storage as storage;
+use parking_lot::Mutex;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use crate::{
+    AckItem, Fence, Role, ShardHandle, Window,
+    delivery::wire::{Deliver, Parcel, Place, UpdateResult},
+    machine::queries,
+    machine::{Delivery, DeliveryLimits, Input, Output, Pending, Removal, Resume, SubscriptionId},
+    model::{MailboxKey, Message},
+};
+
+/// Events that may wait for the actor. Two full entries of a shard, all for one mailbox; past it
+/// the actor ends and its connections subscribe again, which reads the rows anew.
+const INBOX_MAX: usize = 8192;
+/// Events handled before others get the thread.
+const BATCH_MAX: usize = 128;
+/// A mailbox nobody subscribes to is put to rest after this long without a request: a REST client
+/// reads and acknowledges within it.
+const IDLE: Duration = Duration::from_secs(10);
+/// How often an actor without a licence looks whether it has one again.
+const RETRY: Duration = Duration::from_millis(50);
+/// Bytes of content in one delivery: a quarter of a frame.
+const PARCEL_BYTES_MAX: usize = 1024 * 1024;
+/// Long polls of one mailbox; a further one ends the oldest, which answers empty.
+const WAITERS_MAX: usize = 16;
+
+/// What happens to a mailbox.
+pub(crate) enum MailboxEvent {
+    /// A message was accepted.
+    Arrived(Pending),
+    /// Messages left.
+    Removed {
+        /// Which.
+        items: Vec<Place>,
+        /// Why.
+        reason: Removal,
+    },
+    /// A connection subscribes.
+    Subscribe {
+        /// Who.
+        id: SubscriptionId,
+        /// Which of its subscriptions.
+        generation: u32,
+        /// When it connected.
+        connected_ms: u64,
+        /// Its window.
+        window: Window,
+        /// What it has.
+        resume: Resume,
+    },
+    /// A connection is gone.
+    Unsubscribe(SubscriptionId),
+    /// A connection wrote and acknowledged messages. The answer is what to acknowledge.
+    Update {
+        /// Who.
+        id: SubscriptionId,
+        /// Which of its subscriptions.
+        generation: u32,
+        /// Written.
+        written: Vec<Place>,
+        /// Acknowledged.
+        acked: Vec<Place>,
+        /// What of it may be proposed, or [`UpdateResult::Unknown`].
+        answer: oneshot::Sender<Result<Vec<Place>, UpdateResult>>,
+    },
+    /// A REST client reads.
+    Fetch(Fetching),
+    /// A REST client acknowledges. The answer is what that means.
+    Resolve {
+        /// What it named.
+        items: Vec<AckItem>,
+        /// What may be proposed.
+        answer: oneshot::Sender<Vec<Place>>,
+    },
+}
+
+/// A read over REST.
+pub(crate) struct Fetching {
+    /// At most so many messages.
+    pub(crate) limit: usize,
+    /// At most so many bytes, but at least one message.
+    pub(crate) bytes_max: usize,
+    /// Only what comes after this.
+    pub(crate) after: Option<Place>,
+    /// Whether to answer only when there is something.
+    pub(crate) waits: Waits,
+    /// The answer.
+    pub(crate) answer: oneshot::Sender<Vec<Arc<Message>>>,
+}
+
+/// Whether a read waits for a first message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// It answers at once.
+    No,
+    /// It answers when there is something.
+    UntilThereIsSomething,
+}
+
+/// Why an event was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The actor has ended or is ending: there may be a new one.
+    Closed,
+    /// The inbox is full.
+    Full,
+}
+
+#[derive(Default)]
+struct Inbox {
+    events: VecDeque<MailboxEvent>,
+    is_closed: bool,
+    /// A wake is under way, or the actor works.
+    is_awake: bool,
+    actor: Option<ActorRef<MailboxMessage>>,
+}
+
+/// A mailbox actor's address.
+pub(crate) struct MailboxHandle {
+    pub(crate) mailbox: MailboxKey,
+    /// The licence it was started under.
+    pub(crate) fence: Fence,
+    inbox: Mutex<Inbox>,
+}
+
+impl MailboxHandle {
+    pub(crate) fn new(mailbox: MailboxKey, fence: Fence) -> Self {
+        Self { mailbox, fence, inbox: Mutex::default() }
+    }
+
+    /// Gives the handle its actor, right after that was started.
+    pub(crate) fn attach(&self, actor: ActorRef<MailboxMessage>) {
+        let mut inbox = self.inbox.lock();
+        inbox.is_awake = true;
+        inbox.actor = Some(actor);
+        inbox.wake();
+    }
+
+    /// Puts an event into the inbox, and hands it back when it cannot.
+    pub(crate) fn push(&self, event: MailboxEvent) -> Result<(), (Refusal, Box<MailboxEvent>)> {
+        let mut inbox = self.inbox.lock();
+        if inbox.is_closed {
+            return Err((Refusal::Closed, Box::new(event)));
+        }
+        if inbox.events.len() >= INBOX_MAX {
+            return Err((Refusal::Full, Box::new(event)));
+        }
+        inbox.events.push_back(event);
+        if !inbox.is_awake {
+            inbox.is_awake = true;
+            inbox.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes no more events and ends the actor; those who wait for an answer get none.
+    pub(crate) fn close(&self) {
+        let mut inbox = self.inbox.lock();
+        inbox.is_closed = true;
+        inbox.events.clear();
+        if let Some(actor) = inbox.actor.take() {
+            actor.stop(None);
+        }
+    }
+
+    /// The actor's id, while it runs.
+    pub(crate) fn actor_id(&self) -> Option<ractor::ActorId> {
+        self.inbox.lock().actor.as_ref().map(|actor| actor.get_id())
+    }
+
+    fn take(&self) -> VecDeque<MailboxEvent> {
+        let mut inbox = self.inbox.lock();
+        let taken = inbox.events.len().min(BATCH_MAX);
+        let rest = inbox.events.split_off(taken);
+        std::mem::replace(&mut inbox.events, rest)
+    }
+
+    /// After a batch: wakes again if there is more.
+    fn rest(&self) {
+        let mut inbox = self.inbox.lock();
+        if inbox.events.is_empty() {
+            inbox.is_awake = false;
+        } else {
+            inbox.wake();
+        }
+    }
+
+    /// Closes the inbox, unless something came meanwhile.
+    fn close_if_empty(&self) -> bool {
+        let mut inbox = self.inbox.lock();
+        inbox.is_closed |= inbox.events.is_empty();
+        inbox.is_closed
+    }
+}
+
+impl Inbox {
+    fn wake(&self) {
+        if let Some(actor) = &self.actor {
+            // An actor that has ended takes nothing; its supervisor tells the registry.
+            let _ = actor.cast(MailboxMessage::Wake);
+        }
+    }
+}
+
+/// What a mailbox actor does to the world.
+pub(crate) trait MailboxHost: Send + Sync + 'static {
+    /// Sends a delivery to the connection's node.
+    fn deliver(&self, id: SubscriptionId, deliver: Deliver);
+    /// The device has too many connections: this one is to be closed.
+    fn dropped(&self, id: SubscriptionId, generation: u32);
+    /// The actor ends by itself, with nobody listening.
+    fn passivated(&self, handle: &Arc<MailboxHandle>);
+}
+
+/// What a mailbox actor is told.
+pub(crate) enum MailboxMessage {
+    /// There is something in the inbox.
+    Wake,
+    /// Look whether somebody listens.
+    Idle,
+    /// Look whether there is a licence to act.
+    Retry,
+}
+
+/// The mailbox actor.
+pub(crate) struct MailboxActor;
+
+/// What a mailbox actor starts with.
+pub(crate) struct MailboxArguments {
+    pub(crate) handle: Arc<MailboxHandle>,
+    pub(crate) shard: ShardHandle,
+    pub(crate) host: Arc<dyn MailboxHost>,
+}
+
+struct Numbered {
+    generation: u32,
+    delivery_no: u64,
+}
+
+pub(crate) struct MailboxState {
+    handle: Arc<MailboxHandle>,
+    shard: ShardHandle,
+    host: Arc<dyn MailboxHost>,
+    /// Made with the first event, from rows of the leader's own term.
+    delivery: Option<Delivery>,
+    subscriptions: BTreeMap<SubscriptionId, Numbered>,
+    waiters: VecDeque<Fetching>,
+    /// Whether [`MailboxMessage::Idle`] is under way.
+    idles: bool,
+    /// Whether anything happened since it was sent.
+    is_used: bool,
+}
+
+/// Why a mailbox actor failed: its supervisor ends the mailbox's subscriptions, and their nodes
+/// subscribe again.
+#[derive(Debug, thiserror::Error)]
+enum MailboxFailure {
+    #[error("rows of a mailbox cannot be read")]
+    Rows(#[from] storage::Error),
+}
+
+impl Actor for MailboxActor {
+    type Msg = MailboxMessage;
+    type State = MailboxState;
+    type Arguments = MailboxArguments;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<MailboxMessage>,
+        arguments: MailboxArguments,
+    ) -> Result<MailboxState, ActorProcessingErr> {
+        Ok(MailboxState {
+            handle: arguments.handle,
+            shard: arguments.shard,
+            host: arguments.host,
+            delivery: None,
+            subscriptions: BTreeMap::new(),
+            waiters: VecDeque::new(),
+            idles: false,
+            is_used: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<MailboxMessage>,
+        message: MailboxMessage,
+        state: &mut MailboxState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            MailboxMessage::Wake | MailboxMessage::Retry => match state.licence() {
+                Licence::Given => {
+                    state.work()?;
+                    state.handle.rest();
+                }
+                Licence::Awaited => {
+                    myself.send_after(RETRY, || MailboxMessage::Retry);
+                    return Ok(());
+                }
+                Licence::Over => {
+                    myself.stop(None);
+                    return Ok(());
+                }
+            },
+            MailboxMessage::Idle => {
+                state.idles = false;
+                if !state.is_used && state.is_idle() && state.handle.close_if_empty() {
+                    state.host.passivated(&state.handle);
+                    myself.stop(None);
+                    return Ok(());
+                }
+            }
+        }
+        if !state.idles && state.is_idle() {
+            state.idles = true;
+            state.is_used = false;
+            myself.send_after(IDLE, || MailboxMessage::Idle);
+        }
+        Ok(())
+    }
+}
+
+enum Licence {
+    Given,
+    Awaited,
+    Over,
+}
+
+impl MailboxState {
+    fn licence(&self) -> Licence {
+        let fence = self.handle.fence;
+        if self.shard.fence() == Some(fence) {
+            return Licence::Given;
+        }
+        let leadership = *self.shard.leadership().borrow();
+        if leadership.term == fence.term && leadership.role == Role::Acting {
+            return Licence::Awaited;
+        }
+        Licence::Over
+    }
+
+    fn is_idle(&mut self) -> bool {
+        self.waiters.retain(|waiter| !waiter.answer.is_closed());
+        self.subscriptions.is_empty() && self.waiters.is_empty()
+    }
+
+    fn work(&mut self) -> Result<(), MailboxFailure> {
+        for event in self.handle.take() {
+            self.is_used = true;
+            self.event(event)?;
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: MailboxEvent) -> Result<(), MailboxFailure> {
+        match event {
+            MailboxEvent::Arrived(pending) => {
+                self.feed(Input::Arrived(pending))?;
+                self.answer_waiters()
+            }
+            MailboxEvent::Removed { items, reason } => {
+                self.feed(Input::Removed { items, reason })?;
+                // A copy that was held back may be free now.
+                self.answer_waiters()
+            }
+            MailboxEvent::Subscribe { id, generation, connected_ms, window, resume } => {
+                self.subscriptions.insert(id, Numbered { generation, delivery_no: 0 });
+                // What the connection acknowledged before comes again as an update.
+                self.feed(Input::Subscribe { id, connected_ms, window, resume }).map(drop)
+            }
+            MailboxEvent::Unsubscribe(id) => {
+                self.subscriptions.remove(&id);
+                self.feed(Input::Unsubscribe(id)).map(drop)
+            }
+            MailboxEvent::Update { id, generation, written, acked, answer } => {
+                let known = self.subscriptions.get(&id);
+                if known.is_none_or(|known| known.generation != generation) {
+                    // Who asked may have given up.
+                    let _ = answer.send(Err(UpdateResult::Unknown));
+                    return Ok(());
+                }
+                let mut passed = Vec::new();
+                if !written.is_empty() {
+                    passed.extend(self.feed(Input::Written { id, items: written })?);
+                }
+                if !acked.is_empty() {
+                    passed.extend(self.feed(Input::Acked { id, items: acked })?);
+                }
+                let _ = answer.send(Ok(passed));
+                Ok(())
+            }
+            MailboxEvent::Fetch(fetching) => self.fetch(fetching),
+            MailboxEvent::Resolve { items, answer } => {
+                let places = self.resolve(&items)?;
+                let _ = answer.send(places);
+                Ok(())
+            }
+        }
+    }
+
+    /// The mailbox's delivery; made when first needed.
+    fn delivery(&mut self) -> Result<&mut Delivery, MailboxFailure> {
+        let mailbox = self.handle.mailbox;
+        if self.delivery.is_none() {
+            let counts = self.shard.read(|rows| queries::mailbox_counts(rows, &mailbox))?;
+            // Whatever was accepted until now may have been offered by an earlier actor.
+            let since_ms = self.shard.time_ms() + 1;
+            self.delivery = Some(Delivery::new(DeliveryLimits::default(), &counts, since_ms));
+        }
+        Ok(self.delivery.as_mut().expect("it was made above"))
+    }
+
+    /// Feeds the core and does what it says; answers which acknowledgements pass.
+    fn feed(&mut self, input: Input) -> Result<Vec<Place>, MailboxFailure> {
+        let mailbox = self.handle.mailbox;
+        let now_ms = self.shard.time_ms();
+        let mut outputs: VecDeque<_> = self.delivery()?.handle(input, now_ms).into();
+        let mut passed = Vec::new();
+        while let Some(output) = outputs.pop_front() {
+            match output {
+                Output::Push { id, messages } => self.push(id, messages),
+                Output::Skipped { id, priority, from, to, reason } => {
+                    self.deliver(id, Parcel::Skipped { priority, from, to, reason });
+                }
+                Output::Read { ticket, priority, from, limit, bytes_max } => {
+                    let read = self.shard.read(|rows| {
+                        queries::read_lane(rows, &mailbox, priority, from, limit, bytes_max)
+                    })?;
+                    let input = Input::Rows { ticket, priority, read };
+                    outputs.extend(self.delivery()?.handle(input, now_ms));
+                }
+                Output::Acknowledge { items, .. } => passed.extend(items),
+                Output::Dropped(id) => {
+                    if let Some(known) = self.subscriptions.remove(&id) {
+                        self.host.dropped(id, known.generation);
+                    }
+                }
+            }
+        }
+        Ok(passed)
+    }
+
+    fn push(&mut self, id: SubscriptionId, messages: Vec<Arc<Message>>) {
+        let mut bytes = 0;
+        let mut parcel = Vec::new();
+        for message in messages {
+            bytes += message.content.len();
+            if bytes > PARCEL_BYTES_MAX && !parcel.is_empty() {
+                bytes = message.content.len();
+                self.deliver(id, Parcel::Messages(std::mem::take(&mut parcel)));
+            }
+            parcel.push(message);
+        }
+        if !parcel.is_empty() {
+            self.deliver(id, Parcel::Messages(parcel));
+        }
+    }
+
+    fn deliver(&mut self, id: SubscriptionId, parcel: Parcel) {
+        let Some(known) = self.subscriptions.get_mut(&id) else { return };
+        known.delivery_no += 1;
+        let deliver = Deliver {
+            number: id.number,
+            generation: known.generation,
+            delivery_no: known.delivery_no,
+            fence: self.handle.fence,
+            parcel,
+        };
+        self.host.deliver(id, deliver);
+    }
+
+    fn fetch(&mut self, fetching: Fetching) -> Result<(), MailboxFailure> {
+        let offered = self.offer(&fetching)?;
+        if !offered.is_empty() || fetching.waits == Waits::No {
+            // Who asked may have given up; the offer stands all the same.
+            let _ = fetching.answer.send(offered);
+            return Ok(());
+        }
+        self.waiters.retain(|waiter| !waiter.answer.is_closed());
+        if self.waiters.len() >= WAITERS_MAX
+            && let Some(oldest) = self.waiters.pop_front()
+        {
+            let _ = oldest.answer.send(Vec::new());
+        }
+        self.waiters.push_back(fetching);
+        Ok(())
+    }
+
+    fn offer(&mut self, fetching: &Fetching) -> Result<Vec<Arc<Message>>, MailboxFailure> {
+        let (mailbox, now_ms) = (self.handle.mailbox, self.shard.time_ms());
+        let Fetching { limit, bytes_max, after, .. } = *fetching;
+        // The offers must know of this mailbox from before the read on.
+        self.delivery()?;
+        let pending = self.shard.read(|rows| {
+            queries::mailbox_pending(rows, &mailbox, after, limit, bytes_max, now_ms)
+        })?;
+        Ok(self.delivery()?.offer(pending))
+    }
+
+    fn answer_waiters(&mut self) -> Result<(), MailboxFailure> {
+        for _ in 0..self.waiters.len() {
+            let Some(waiter) = self.waiters.pop_front() else { break };
+            if waiter.answer.is_closed() {
+                continue;
+            }
+            let offered = self.offer(&waiter)?;
+            if offered.is_empty() {
+                self.waiters.push_back(waiter);
+            } else {
+                let _ = waiter.answer.send(offered);
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, items: &[AckItem]) -> Result<Vec<Place>, MailboxFailure> {
+        let mailbox = self.handle.mailbox;
+        let (mut places, unknown) = self.delivery()?.resolve(items);
+        for item in unknown {
+            let found = self.shard.read(|rows| match &item {
+                AckItem::Id(id) => queries::find_by_message_id(rows, &mailbox, id),
+                AckItem::Seq(priority, seq) => {
+                    let found = queries::find(rows, &mailbox, *priority, *seq)?;
+                    Ok(found.into_iter().collect())
+                }
+            })?;
+            places.extend(self.delivery()?.settle(&item, &found));
+        }
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
+    }
+}
