@@ -290,7 +290,9 @@ pub trait Relay: Send + Sync + 'static {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<u32, RelayError>>;
 
-    /// Subscribes a connection to its device's mailbox: the backlog, then what arrives.
+    /// Subscribes a connection to its device's mailbox: the backlog, then what arrives. `principal`
+    /// comes from [`Relay::authenticate`]: the shard checks its key with every subscription, and a
+    /// connection of an unregistered device is told [`CloseReason::KeyRevoked`].
     fn connect(
         &self,
         principal: &Principal,
