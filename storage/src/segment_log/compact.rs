@@ -2,7 +2,7 @@
 //! written again at the end of the log. Votes and marks need no care of their own, since every
 //! segment begins with all of them.
 
-use std::{collections::VecDeque, path::Path};
+use std::{collections::VecDeque, io::ErrorKind, path::Path};
 
 use bytes::Bytes;
 
@@ -23,6 +23,7 @@ const MOSTLY_DEAD: u64 = 4;
 /// Dead segments that a less dead oldest one may keep alive before it is rewritten all the same.
 const PINNED_SEGMENTS_MAX: u64 = 4;
 
+const CUT: &str = "the file ends before an entry that was durable";
 const UNREADABLE: &str = "an entry that was durable is unreadable";
 
 /// A segment being emptied.
@@ -119,6 +120,9 @@ pub(super) fn read_span(dir: &Path, span: &Span) -> Result<Result<Vec<LogEntry>,
     let size = usize::try_from(span.bytes).expect("segments are below 4 GiB");
     let mut bytes = vec![0; size];
     if let Err(source) = span.file.read_at(&mut bytes, span.start) {
+        if source.kind() == ErrorKind::UnexpectedEof {
+            return Ok(Err(Damage { path: path(), offset: span.start, reason: CUT }));
+        }
         return Err(super::open::io_error("read", &path(), source));
     }
     let bytes = Bytes::from(bytes);

@@ -31,6 +31,8 @@ mod damage_test;
 #[cfg(test)]
 mod fault_test;
 #[cfg(test)]
+mod format_test;
+#[cfg(test)]
 mod sim_disk;
 #[cfg(test)]
 mod test_support;

@@ -101,11 +101,14 @@ pub(super) fn open(
     }
     disk.sync_dir(dir).map_err(|source| io_error("fsync", dir, source))?;
 
-    replay.expect_groups(&config.expectations);
+    // Each group that may turn out damaged needs a row to say so.
+    let expected = config.expectations.last_index_min.keys().copied();
+    let unproven = read.unproven.iter().map(|record| record.header.group);
+    expected.chain(unproven).for_each(|group| replay.expect_group(group));
     let mut rows = replay.rows();
     let plan = NewSegment {
         sequence: read.last_sequence + 1,
-        epoch: read.epoch + 1,
+        epoch: read.epoch.saturating_add(1),
         salt: config.salt,
         previous: read.previous,
         first_segment: sequences.first().copied().unwrap_or(read.last_sequence + 1),
@@ -367,8 +370,8 @@ fn replay_last(dir: &Path, raw: Raw, replay: &mut Replay, read: &mut Read) {
 
 fn unproven_record(item: &Item<'_>) -> Option<Unproven> {
     match item {
-        // A mark told of this file's durable part, which is the whole file from here on.
-        Item::Record(_, record) if record.header.kind == Kind::Mark => None,
+        // These tell of their own file; the new one has its own.
+        Item::Record(_, record) if matches!(record.header.kind, Kind::Mark | Kind::State) => None,
         Item::Record(_, record) => {
             Some(Unproven { header: record.header, body: record.body.to_vec() })
         }

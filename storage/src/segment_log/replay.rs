@@ -120,7 +120,6 @@ impl Replay {
 
     /// Ends: what is still missing is lost.
     pub(super) fn finish(mut self, expectations: &OpenExpectations) -> Replayed {
-        self.expect_groups(expectations);
         let mut usage = std::mem::take(&mut self.usage);
         let mut groups = BTreeMap::new();
         for (id, mut group) in self.groups {
@@ -144,10 +143,10 @@ impl Replay {
         Replayed { groups, usage, damage, records: self.records }
     }
 
-    /// Makes the groups known that other files of the node know.
-    pub(super) fn expect_groups(&mut self, expectations: &OpenExpectations) {
-        for id in expectations.last_index_min.keys() {
-            self.groups.entry(*id).or_default();
+    /// Makes a group known that other files, or records still to come, tell of.
+    pub(super) fn expect_group(&mut self, group: GroupId) {
+        if group != LOG_GROUP {
+            self.groups.entry(group).or_default();
         }
     }
 
@@ -187,7 +186,7 @@ impl Replay {
         let damage =
             |reason| Damage { path: segment_path(&self.dir, place.0), offset: place.1, reason };
         let group = self.groups.entry(header.group).or_default();
-        if header.number != group.written.number + 1 {
+        if group.written.number.checked_add(1) != Some(header.number) {
             group.lose(damage(LOST), &mut self.usage);
         }
         group.written.number = header.number;

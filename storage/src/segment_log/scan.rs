@@ -69,6 +69,7 @@ pub(super) fn scan<'a>(bytes: &'a [u8], header: &SegmentHeader, durable_min: usi
     let rest = bytes.get(at..).unwrap_or_default();
     scan.torn = rest.iter().any(|&byte| byte != 0);
     scan.cut_unfinished();
+    scan.settle_durable();
     scan.durable_chain = scan.chain_at(scan.durable);
     scan
 }
@@ -87,6 +88,16 @@ impl Scan<'_> {
             self.torn = true;
             self.chain.last = self.chain_at(at);
         }
+    }
+
+    /// Syncs end at the end of a record; a file that says otherwise has lied about the last one.
+    fn settle_durable(&mut self) {
+        let durable = self.durable;
+        let straddling = self.items.iter().rev().find_map(|item| match item {
+            Item::Record(at, record) if *at < durable && durable < record.next => Some(*at),
+            _ => None,
+        });
+        self.durable = straddling.unwrap_or(durable);
     }
 
     /// The checksum of the last record that ends at or below `limit`.

@@ -111,7 +111,7 @@ pub(super) struct Seen {
 /// What the log answers of `group`.
 pub(super) fn see(log: &dyn LogStore, group: GroupId) -> Result<Seen, Error> {
     let known = log.group(group);
-    let first = known.purged.map_or(0, |purged| purged.index + 1);
+    let first = known.purged.map_or(0, |purged| purged.index.saturating_add(1));
     let mut entries: Vec<LogEntry> = Vec::new();
     let mut next = first;
     if known.purged.is_none() && block_on(log.read(group, 0..1, 1))?.is_empty() {
@@ -121,7 +121,7 @@ pub(super) fn see(log: &dyn LogStore, group: GroupId) -> Result<Seen, Error> {
     loop {
         let read = block_on(log.read(group, next..u64::MAX, 4 << 10))?;
         match read.last() {
-            Some(last) => next = last.position.index + 1,
+            Some(last) => next = last.position.index.saturating_add(1),
             None => return Ok(Seen { group: known, entries }),
         }
         entries.extend(read);

@@ -67,7 +67,7 @@ impl Visible {
         let mut last = self.last;
         for entry in entries {
             let follows = match last {
-                Some(last) => last.index + 1 == entry.position.index,
+                Some(last) => last.index.checked_add(1) == Some(entry.position.index),
                 // Where a group's log begins is the caller's choice.
                 None => true,
             };
