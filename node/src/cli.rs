@@ -1,8 +1,9 @@
 //! The command line.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use heliograph_cluster::model::Priority;
 
 /// The most nodes `dev` starts: enough for five replicas and some to spare on one machine.
 pub(crate) const DEV_NODES_MAX: u16 = 9;
@@ -25,6 +26,119 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Make the certificates of a cluster: its CA, its nodes, their client ports
     InitTls(InitTlsArgs),
+    /// Send a message; ends once it is accepted
+    Send(SendArgs),
+    /// Print the messages of a device
+    Receive(ReceiveArgs),
+}
+
+/// Which device, at which gateway.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayArgs {
+    /// A node's address; several, separated by commas, are tried one after the other
+    #[arg(
+        long,
+        value_name = "URL",
+        required = true,
+        value_delimiter = ',',
+        env = "HELIOGRAPH_URL"
+    )]
+    pub(crate) url: Vec<String>,
+    /// The device that speaks; it is registered when it is new
+    #[arg(long, value_name = "ID")]
+    pub(crate) device: String,
+    /// The device's key; made when it is not there
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: PathBuf,
+    /// The authority that signed the node's certificate (PEM), e.g. client-ca.crt of init-tls
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Lines for people, or one JSON object a line
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// How the client prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line; content as Base64.
+    Json,
+}
+
+/// Arguments of `send`.
+#[derive(Debug, Args)]
+#[command(after_help = "Without --text and --file the message is read from standard input. It is \
+    sent as it is: sealing is the business of the applications at both ends.")]
+pub(crate) struct SendArgs {
+    /// Which device, at which gateway.
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+    /// The recipient
+    #[arg(long, value_name = "ID")]
+    pub(crate) to: String,
+    /// The message
+    #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+    pub(crate) text: Option<String>,
+    /// A file with the message
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Its priority
+    #[arg(long, value_enum, default_value_t = Urgency::Normal)]
+    pub(crate) priority: Urgency,
+    /// Its id, which makes it safe to send again; a fresh one when left out
+    #[arg(long, value_name = "ID")]
+    pub(crate) message_id: Option<String>,
+    /// How long it may wait, e.g. 2h; the cluster's default when left out
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// How long to try
+    #[arg(long, value_name = "TIME", default_value = "30s",
+        value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// Arguments of `receive`.
+#[derive(Debug, Args)]
+pub(crate) struct ReceiveArgs {
+    /// Which device, at which gateway.
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+    /// Go on with what comes, over WebSocket, until Ctrl-C
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Acknowledge what was printed: the cluster forgets it
+    #[arg(long)]
+    pub(crate) ack: bool,
+    /// How long to wait for a first message (at most 60s)
+    #[arg(long, value_name = "TIME", default_value = "0s", conflicts_with = "follow",
+        value_parser = humantime::parse_duration)]
+    pub(crate) wait: Duration,
+}
+
+/// A message's priority on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Urgency {
+    /// Delivered last.
+    Low,
+    /// The usual.
+    Normal,
+    /// Before normal.
+    High,
+    /// Before everything.
+    Urgent,
+}
+
+impl From<Urgency> for Priority {
+    fn from(urgency: Urgency) -> Self {
+        match urgency {
+            Urgency::Low => Self::Low,
+            Urgency::Normal => Self::Normal,
+            Urgency::High => Self::High,
+            Urgency::Urgent => Self::Urgent,
+        }
+    }
 }
 
 /// Arguments of `serve`.

@@ -22,7 +22,6 @@ pub(crate) enum Reason {
     Cluster = 6,
     /// A disk, a shard or the client port failed while serving: a restart is the cure.
     Failed = 7,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for `send` and `receive`"))]
     /// A server refused what `send` or `receive` asked, or could not be reached.
     Remote = 8,
     /// Ended at once by a second signal, without a clean shutdown.

@@ -3,12 +3,14 @@
 //! - [`serve`]: one node of a cluster.
 //! - [`dev`]: a cluster of real processes on this machine, for people who try it.
 //! - [`pki`]: `init-tls`, certificates for nodes and the client port.
+//! - [`client`]: `send` and `receive`.
 //! - [`config`]: the configuration file of `serve`.
 //!
 //! Every failure ends in an [`exit::Failure`]: a sentence for a person and an exit code for a
 //! script.
 
 mod cli;
+mod client;
 mod clock;
 mod config;
 mod console;
@@ -46,5 +48,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::Dev(args) => dev::run(&args),
         Command::InitTls(args) => pki::init_tls::run(&args),
+        Command::Send(args) => client::send::run(&args),
+        Command::Receive(args) => client::receive::run(&args),
     }
 }
