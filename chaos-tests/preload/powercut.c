@@ -129,9 +129,14 @@ static void file_durable(size_t number, int from, off_t size) {
     shadow_path(path, number);
     int to = open(path, O_WRONLY | O_CREAT, 0600);
     if (to < 0) give_up(path);
+    /* The descriptor that is synced may be for writing alone. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", from);
+    from = open(path, O_RDONLY);
+    if (from < 0) give_up(path);
     for (size_t i = 0; i < file->dirty_count; i++)
         copy_range(from, to, file->dirty[i].start, file->dirty[i].end);
     if (ftruncate(to, size) != 0) give_up("ftruncate");
+    close(from);
     close(to);
     file->dirty_count = 0;
 }
