@@ -1,14 +1,15 @@
-//! A process that writes, checkpoints and snapshots is killed with SIGKILL again and again; what it
-//! reported as durable is there, and the rows are those of exactly one applied position.
+//! A process that writes, checkpoints and snapshots is killed with SIGKILL again and again, also
+//! with the power cut under its database; what it reported as durable is there, and the rows are
+//! those of exactly one applied position.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::{
     collections::BTreeMap,
-    env,
+    env, fs,
     io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
 };
 
@@ -96,19 +97,16 @@ fn child() {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored", "--nocapture"])
-        .env(DIR_VARIABLE, dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "child", "--ignored", "--nocapture"]).env(DIR_VARIABLE, dir);
+    command
 }
 
 /// Runs the child until it has reported `reports` checkpoints, kills it, and answers the last one
 /// reported of each group.
-fn run_and_kill(dir: &Path, reports: usize) -> BTreeMap<u32, u64> {
-    let mut child = spawn(dir);
+fn run_and_kill(mut command: Command, reports: usize) -> BTreeMap<u32, u64> {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
     let mut durable = BTreeMap::new();
     let mut seen = 0;
@@ -133,7 +131,7 @@ fn run_and_kill(dir: &Path, reports: usize) -> BTreeMap<u32, u64> {
 fn checkpoints_and_snapshots_survive_kill() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..ROUNDS {
-        let durable = run_and_kill(dir.path(), 1 + (round * 7 % 23) as usize);
+        let durable = run_and_kill(command(dir.path()), 1 + (round * 7 % 23) as usize);
         let (store, snapshots) = open(dir.path());
         assert!(matches!(store.health(), heliograph_storage::Health::Sound));
         for group in GROUPS {
@@ -152,7 +150,69 @@ fn checkpoints_and_snapshots_survive_kill() {
             snapshots.install(&copy, &info).unwrap();
             assert_eq!(all(&copy), model(decode(Some(info.applied))), "round {round}");
         }
-        let files = std::fs::read_dir(dir.path().join("snapshots")).unwrap().count();
+        let files = fs::read_dir(dir.path().join("snapshots")).unwrap().count();
         assert!(files <= GROUPS.len(), "{files} snapshot files");
     }
+}
+
+/// The library that cuts the power, built from the source that the chaos tests own.
+fn build_preload(dir: &Path) -> PathBuf {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../chaos-tests/preload/powercut.c");
+    let library = dir.join("powercut.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+    assert!(compiler.status().unwrap().success(), "a C compiler builds {source}");
+    library
+}
+
+/// Runs the child over a directory of which only what was synced survives its end, and puts that in
+/// the directory's place.
+fn run_and_cut(dir: &Path, preload: &Path, reports: usize, swallow: &str) -> BTreeMap<u32, u64> {
+    let (state, shadow) = (dir.join("state"), dir.join("shadow"));
+    fs::create_dir_all(&state).unwrap();
+    fs::create_dir_all(&shadow).unwrap();
+    let mut command = command(dir);
+    command.env("LD_PRELOAD", preload);
+    command.env("POWERCUT_DIR", &state).env("POWERCUT_SHADOW", &shadow);
+    command.env("POWERCUT_SWALLOW", swallow);
+    let durable = run_and_kill(command, reports);
+    fs::remove_dir_all(&state).unwrap();
+    fs::create_dir(&state).unwrap();
+    for line in fs::read_to_string(shadow.join("names")).unwrap().lines() {
+        let (number, name) = line.split_once(' ').unwrap();
+        // A file whose name alone was synced is empty.
+        let content = fs::read(shadow.join(number)).unwrap_or_default();
+        fs::write(state.join(name), content).unwrap();
+    }
+    fs::remove_dir_all(&shadow).unwrap();
+    durable
+}
+
+#[test]
+fn checkpoints_survive_power_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let preload = build_preload(dir.path());
+    for round in 0..ROUNDS {
+        let reports = 1 + (round * 11 % 29) as usize;
+        let durable = run_and_cut(dir.path(), &preload, reports, "");
+        let (store, _) = open(dir.path());
+        for group in GROUPS {
+            let state = GroupState::open(store.clone(), group).unwrap();
+            let applied = decode(state.durable_applied());
+            let reported = durable.get(&group.0).copied().unwrap_or(0);
+            assert!(applied >= reported, "round {round}: {applied} of {reported}");
+            assert_eq!(all(&state), model(applied), "round {round}");
+        }
+    }
+}
+
+/// The test above would notice a sync left out.
+#[test]
+fn checkpoints_without_sync_are_lost_by_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let preload = build_preload(dir.path());
+    let durable = run_and_cut(dir.path(), &preload, 20, "fdatasync");
+    let (store, _) = SledStore::open(&dir.path().join("state"), SledConfig::default()).unwrap();
+    let state = GroupState::open(Arc::new(store), GROUPS[0]).unwrap();
+    assert!(decode(state.durable_applied()) < durable[&GROUPS[0].0]);
 }
