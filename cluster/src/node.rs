@@ -26,7 +26,7 @@ use crate::{
     raft::GroupKind,
     shard_handle::ShardObserver,
     surroundings::Surroundings,
-    topology::{LeaderTable, LocalShards},
+    topology::{LeaderTable, LocalShards, Topology},
 };
 
 /// Why a node did not start.
@@ -117,6 +117,11 @@ impl Node {
     /// The node as front doors see it.
     pub fn relay(&self) -> Arc<dyn Relay> {
         self.delivery.relay()
+    }
+
+    /// Nodes, shards and settings, once the cluster is formed.
+    pub fn topology(&self) -> Option<Arc<Topology>> {
+        self.context.topology()
     }
 
     /// The replicas on this node.

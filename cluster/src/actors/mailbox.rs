@@ -224,7 +224,7 @@ pub(crate) trait MailboxHost: Send + Sync + 'static {
     fn deliver(&self, id: SubscriptionId, deliver: Deliver);
     /// The device has too many connections: this one is to be closed.
     fn dropped(&self, id: SubscriptionId, generation: u32);
-    /// The actor ends by itself, with nobody listening.
+    /// The actor ends by itself: nobody listens, or its licence is over.
     fn passivated(&self, handle: &Arc<MailboxHandle>);
 }
 

@@ -149,7 +149,7 @@ impl Router {
         self.local
     }
 
-    fn admit(&self, kind: Kind) -> Result<Option<SemaphorePermit<'_>>, RelayError> {
+    fn admit(&self, kind: Kind) -> Result<Option<Permit<'_>>, RelayError> {
         let semaphore = match kind {
             Kind::Prompt => &self.prompt,
             Kind::Waiting => &self.waiting,
@@ -159,11 +159,8 @@ impl Router {
             ::metrics::counter!(metrics::REQUESTS_SHED_TOTAL).increment(1);
             return Err(RelayError::Overloaded);
         };
-        let in_flight = IN_FLIGHT_MAX + WAITING_MAX
-            - self.prompt.available_permits()
-            - self.waiting.available_permits();
-        ::metrics::gauge!(metrics::REQUESTS_IN_FLIGHT).set(in_flight as f64);
-        Ok(Some(permit))
+        ::metrics::gauge!(metrics::REQUESTS_IN_FLIGHT).increment(1.0);
+        Ok(Some(Permit { _permit: permit }))
     }
 
     async fn ask_on(
@@ -289,6 +286,17 @@ impl Router {
 
     fn leader(&self, shard: ShardId) -> Option<NodeId> {
         self.leaders.leader(shard).map(|(node, _)| node)
+    }
+}
+
+/// Room for a request under way.
+struct Permit<'a> {
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        ::metrics::gauge!(metrics::REQUESTS_IN_FLIGHT).decrement(1.0);
     }
 }
 

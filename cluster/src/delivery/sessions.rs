@@ -21,7 +21,7 @@ use super::{
     leases::LEASE,
     links::{Grant, Links, Renewal},
     router::{Kind, Router},
-    service::NoticeSink,
+    service::{ACK_ITEMS_MAX, NoticeSink},
     session_core::{Receipt, SessionCore},
     shard_link::ShardLink,
     wire::{Deliver, RelayAnswer, RelayNotice, RelayRequest, SubscribeEntry},
@@ -179,6 +179,7 @@ impl Sessions {
             return;
         }
         self.forget(entry);
+        entry.link.remove(entry.number);
         if entry.sink.push(Push::Close(reason)).is_err() {
             // Its queue is full: told as soon as there is room.
             let mut closing = self.closing.lock();
@@ -351,8 +352,6 @@ impl Sessions {
             }
         }
         ::metrics::gauge!(metrics::SESSIONS).set(registry.by_number.len() as f64);
-        drop(registry);
-        entry.link.remove(entry.number);
     }
 
     fn find(&self, number: u64) -> Option<Arc<SessionEntry>> {
@@ -389,21 +388,25 @@ impl Sessions {
         }
     }
 
-    /// The connection is gone: what it acknowledged is still brought to its end.
-    fn last_words(&self, entry: &SessionEntry) {
+    /// The connection is gone. What it acknowledged is still brought to its end, and only then its
+    /// subscription: an older connection of the device must not get it in between.
+    fn end(&self, entry: &Arc<SessionEntry>) {
+        self.forget(entry);
         let places = entry.core.lock().unconfirmed();
         if places.is_empty() {
+            entry.link.remove(entry.number);
             return;
         }
-        let (router, mailbox) = (Arc::clone(&self.parts.router), entry.mailbox);
+        let (router, entry) = (Arc::clone(&self.parts.router), Arc::clone(entry));
         self.spawn(async move {
-            let deadline = Instant::now() + LAST_WORDS_PATIENCE;
-            for places in places.chunks(super::service::ACK_ITEMS_MAX) {
+            let (mailbox, deadline) = (entry.mailbox, Instant::now() + LAST_WORDS_PATIENCE);
+            for places in places.chunks(ACK_ITEMS_MAX) {
                 let items = places.iter().map(|(priority, seq)| AckItem::Seq(*priority, *seq));
                 let request = RelayRequest::Acknowledge { mailbox, items: items.collect() };
                 // If it fails the messages are offered again, as after any lost acknowledgement.
                 let _ = router.ask(&mailbox, Kind::Prompt, request, deadline).await;
             }
+            entry.link.remove(entry.number);
         });
     }
 }
@@ -474,7 +477,6 @@ impl Session for LiveSession {
 impl Drop for LiveSession {
     fn drop(&mut self) {
         self.entry.is_closed.store(true, Ordering::Relaxed);
-        self.owner.last_words(&self.entry);
-        self.owner.forget(&self.entry);
+        self.owner.end(&self.entry);
     }
 }

@@ -1,0 +1,175 @@
+//! The simulated cluster.
+
+use std::{sync::Arc, time::Duration};
+
+use heliograph_cluster::{
+    Clock, Config, Entropy, FirstMember, Node, Relay, Storages, Surroundings, Topology,
+    model::{DeviceId, ShardId},
+};
+use heliograph_storage::{
+    MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots, MemoryStateDisk, MemoryStore,
+};
+use heliograph_transport::{NodeId, SimFabric};
+use parking_lot::Mutex;
+use rand::{RngCore, SeedableRng, rngs::SmallRng};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+pub(crate) const NODES: usize = 3;
+const SHARDS: u16 = 4;
+/// How long anything may take before a test fails, in simulated time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+struct SimClock(Instant);
+
+impl Clock for SimClock {
+    fn wall_ms(&self) -> u64 {
+        1_800_000_000_000 + u64::try_from(self.0.elapsed().as_millis()).unwrap()
+    }
+}
+
+struct SimEntropy(Mutex<SmallRng>);
+
+impl Entropy for SimEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().fill_bytes(bytes);
+    }
+}
+
+struct Live {
+    node: Node,
+    log: Arc<MemoryLog>,
+    syncing: JoinHandle<()>,
+}
+
+/// Three nodes.
+pub(crate) struct Cluster {
+    seed: u64,
+    origin: Instant,
+    pub(crate) fabric: SimFabric,
+    disks: Vec<(Arc<MemoryDisk>, MemoryStateDisk, MemorySnapshotDisk)>,
+    live: Vec<Option<Live>>,
+}
+
+fn id(index: usize) -> NodeId {
+    NodeId(u16::try_from(index + 1).unwrap())
+}
+
+pub(crate) fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Cluster {
+    /// A cluster that is ready.
+    pub(crate) async fn start(seed: u64) -> Self {
+        let disk = || (MemoryDisk::new(), MemoryStateDisk::new(), MemorySnapshotDisk::new());
+        let mut cluster = Self {
+            seed,
+            origin: Instant::now(),
+            fabric: SimFabric::new(seed),
+            disks: (0..NODES).map(|_| disk()).collect(),
+            live: (0..NODES).map(|_| None).collect(),
+        };
+        for index in 0..NODES {
+            cluster.boot(index).await;
+        }
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Starts a node on its disk.
+    pub(crate) async fn boot(&mut self, index: usize) {
+        let (log_disk, state_disk, snapshot_disk) = &self.disks[index];
+        let queued = Arc::new(Notify::new());
+        let wake = Arc::clone(&queued);
+        let log =
+            Arc::new(MemoryLog::new(Arc::clone(log_disk), Box::new(move || wake.notify_one())));
+        let syncing = tokio::spawn(sync(Arc::clone(&log), queued));
+        let members =
+            (0..NODES).map(|index| FirstMember { id: id(index), address: format!("n{index}:1") });
+        let mut config = Config::new(id(index), [7; 16], members.collect());
+        config.shards = SHARDS;
+        let rng = SmallRng::seed_from_u64(self.seed * 100 + index as u64);
+        let surroundings = Surroundings {
+            clock: Arc::new(SimClock(self.origin)),
+            entropy: Arc::new(SimEntropy(Mutex::new(rng))),
+        };
+        let storages = Storages {
+            log: log.clone(),
+            state: Arc::new(MemoryStore::open(state_disk)),
+            snapshots: Arc::new(MemorySnapshots::open(snapshot_disk).unwrap()),
+        };
+        let network = self.fabric.node(id(index));
+        let node = Node::start(config, storages, network, surroundings).await.unwrap();
+        self.live[index] = Some(Live { node, log, syncing });
+    }
+
+    pub(crate) async fn ready(&self) {
+        for live in self.live.iter().flatten() {
+            timeout(PATIENCE, live.node.ready()).await.expect("a node gets ready").unwrap();
+        }
+    }
+
+    /// Ends a node as `kill -9` would, with all that was not synced lost.
+    pub(crate) fn crash(&mut self, index: usize) {
+        let live = self.live[index].take().expect("it runs");
+        self.fabric.crash(id(index));
+        live.log.crash(0);
+        live.syncing.abort();
+        tokio::spawn(live.node.shutdown(Duration::ZERO));
+    }
+
+    /// Stops a node in order.
+    pub(crate) async fn stop(&mut self, index: usize) {
+        let live = self.live[index].take().expect("it runs");
+        live.node.shutdown(Duration::from_secs(5)).await;
+        live.syncing.abort();
+    }
+
+    pub(crate) fn relay(&self, index: usize) -> Arc<dyn Relay> {
+        self.live[index].as_ref().expect("it runs").node.relay()
+    }
+
+    fn shard_of(&self, device: &DeviceId) -> ShardId {
+        let live = self.live.iter().flatten().next().expect("a node runs");
+        let topology: Arc<Topology> = live.node.topology().expect("the cluster is formed");
+        topology.shard_of(topology.key_hasher().mailbox(device).slot())
+    }
+
+    /// Which node leads the device's mailbox.
+    pub(crate) async fn leader_of(&self, device: &DeviceId) -> usize {
+        let shard = self.shard_of(device);
+        let mut leader = None;
+        eventually("a leader", || {
+            leader = (0..NODES).find(|index| {
+                let live = self.live[*index].as_ref();
+                let handle = live.and_then(|live| live.node.shards().get(shard));
+                handle.is_some_and(|handle| handle.fence().is_some())
+            });
+            leader.is_some()
+        })
+        .await;
+        leader.unwrap()
+    }
+}
+
+/// The disk: syncs what is queued after half a millisecond.
+async fn sync(log: Arc<MemoryLog>, queued: Arc<Notify>) {
+    loop {
+        queued.notified().await;
+        tokio::time::sleep(Duration::from_micros(500)).await;
+        log.sync();
+    }
+}
