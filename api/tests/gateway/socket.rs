@@ -431,12 +431,7 @@ async fn peer_that_answers_no_ping_is_dropped() {
     let ws = Ws::open(rig.address, &rig.relay.device("bob")).await;
     // Held open and never read: its Pings stay unanswered.
     rig.relay.until(|relay| !relay.sessions("bob").is_empty()).await;
-    within(async {
-        while !rig.relay.sessions("bob").is_empty() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    rig.relay.until(|relay| relay.sessions("bob").is_empty()).await;
     drop(ws);
 }
 
@@ -455,12 +450,7 @@ async fn slow_reader_is_closed_and_keeps_its_messages() {
         from.send(&big).await;
         assert_eq!(from.json().await["type"], "accepted");
     }
-    within(async {
-        while !rig.relay.sessions("bob").is_empty() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    rig.relay.until(|relay| relay.sessions("bob").is_empty()).await;
     assert_eq!(rig.relay.pending("bob"), 200);
     drop(slow);
     let mut again = Ws::open(rig.address, &bob).await;
@@ -510,4 +500,66 @@ async fn subprotocol_is_chosen_where_offered() {
         let got = response.headers().get("sec-websocket-protocol");
         assert_eq!(got.map(|value| value.to_str().unwrap()), chosen);
     }
+}
+
+/// Frames that are valid WebSocket and nonsense otherwise: each gets an answer or closes its own
+/// connection, and nobody else notices.
+#[tokio::test]
+async fn nonsense_disturbs_nobody() {
+    let rig = Rig::start();
+    let key = rig.relay.device("mallory");
+    let mut alice = Ws::open(rig.address, &rig.relay.device("alice")).await;
+    let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let words = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"type\"",
+        "\"message\"",
+        "\"ack\"",
+        "null",
+        "1e999",
+        "\"recipient_id\"",
+        "\"seqs\"",
+        "-1",
+        "\"\\ud800\"",
+        "\"content\"",
+        " ",
+        "true",
+    ];
+    for _ in 0..200 {
+        let mut mallory = Bare::open(rig.address, &key).await;
+        for _ in 0..5 {
+            let length = next() % 12;
+            let text: String =
+                (0..length).map(|_| words[(next() % words.len() as u64) as usize]).collect();
+            let opcode = if next() % 8 == 0 { Opcode::Binary } else { Opcode::Text };
+            if !mallory.try_send(opcode, text.as_bytes()).await {
+                break;
+            }
+        }
+    }
+    alice.send(&message("bob", "m1")).await;
+    assert_eq!(alice.json().await["type"], "accepted");
+}
+
+#[tokio::test]
+async fn deep_nesting_is_harmless() {
+    let rig = Rig::start();
+    let mut ws = Ws::open(rig.address, &rig.relay.device("alice")).await;
+    let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
+    ws.raw(Message::text(format!("{{\"type\":\"x\",\"deep\":{deep}}}"))).await;
+    assert_eq!(ws.json().await["code"], "unknown_type");
+    let ack = format!("{{\"type\":\"ack\",\"message_ids\":{deep}}}");
+    ws.raw(Message::text(ack)).await;
+    assert_eq!(ws.json().await["code"], "validation_failed");
 }

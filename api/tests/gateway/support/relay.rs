@@ -83,6 +83,12 @@ impl Session for Subscription {
     }
 }
 
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.changed.notify_waiters();
+    }
+}
+
 fn names(items: &[AckItem], message: &Message) -> bool {
     items.iter().any(|item| match item {
         AckItem::Id(id) => *id == message.message_id,

@@ -127,9 +127,14 @@ impl Bare {
     }
 
     pub async fn send(&mut self, opcode: Opcode, payload: &[u8]) {
+        assert!(self.try_send(opcode, payload).await);
+    }
+
+    /// Whether the socket still took it.
+    pub async fn try_send(&mut self, opcode: Opcode, payload: &[u8]) -> bool {
         let mut bytes = Vec::new();
         write_masked_frame(&mut bytes, opcode, payload, [1, 2, 3, 4]);
-        within(self.stream.write_all(&bytes)).await.unwrap();
+        within(self.stream.write_all(&bytes)).await.is_ok()
     }
 
     pub async fn next(&mut self) -> Got {
