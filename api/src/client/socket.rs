@@ -19,6 +19,7 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Client, ClientError, Letter, Receipt, Received, Refusal,
@@ -40,6 +41,8 @@ const COMMANDS_MAX: usize = 256;
 const EVENTS_MAX: usize = 1_024;
 /// The largest frame taken: a message of 60 KiB is 82 KiB; live frames are below 128 KiB.
 const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// How long the last frame may take: nobody waits for it.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -88,6 +91,8 @@ struct Shared {
     /// The newest Ping not answered yet: one Pong answers all before it.
     ping: Mutex<Option<Vec<u8>>>,
     pinged: Notify,
+    /// The reader has ended: the writer says goodbye.
+    ended: CancellationToken,
 }
 
 /// Sends over a WebSocket. The connection ends when the last clone is dropped.
@@ -264,6 +269,7 @@ async fn write(
         tokio::select! {
             // A late Pong costs the connection; a letter can wait for it.
             biased;
+            () = shared.ended.cancelled() => break,
             () = shared.pinged.notified() => {
                 let ping = shared.ping.lock().take();
                 if let Some(payload) = ping {
@@ -272,13 +278,7 @@ async fn write(
             }
             command = commands.recv() => match command {
                 Some(frame) => write_masked_frame(&mut out, Opcode::Text, &frame, mask),
-                None => {
-                    codec::write_close(&mut out, 1000, "", Some(mask));
-                    // Going away either way; the reader sees how it ends.
-                    let _ = writer.write_all(&out).await;
-                    let _ = writer.shutdown().await;
-                    return;
-                }
+                None => break,
             },
         }
         if writer.write_all(&out).await.is_err() || writer.flush().await.is_err() {
@@ -286,6 +286,11 @@ async fn write(
         }
         out.clear();
     }
+    let mask = (entropy.next() as u32).to_be_bytes();
+    codec::write_close(&mut out, 1000, "", Some(mask));
+    // Going away either way; the reader sees how it ends.
+    let _ = timeout(GOODBYE_TIMEOUT, writer.write_all(&out)).await;
+    let _ = timeout(GOODBYE_TIMEOUT, writer.shutdown()).await;
 }
 
 struct Reader {
@@ -298,6 +303,7 @@ struct Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.shared.ended.cancel();
         // Whoever waits for an answer learns that none comes.
         *self.shared.waiting.lock() = None;
     }
@@ -331,6 +337,7 @@ impl Reader {
                 Ok(read) => bytes = read,
             }
         };
+        self.shared.ended.cancel();
         *self.shared.waiting.lock() = None;
         self.authenticated = None;
         let _ = self.events.send(Event::Closed(code)).await;
