@@ -23,12 +23,20 @@ pub(super) fn print(layout: &Layout, pids: &BTreeMap<u16, u32>) {
 /// The conversation: two devices on two nodes; the second reads on a third, if there is one.
 fn text(layout: &Layout) -> String {
     let url = |index: usize| layout.nodes[index % layout.nodes.len()].http_url();
-    SCRIPT.replace("{A}", &url(0)).replace("{B}", &url(1)).replace("{C}", &url(2))
+    SCRIPT
+        .replace("{A}", &url(0))
+        .replace("{B}", &url(1))
+        .replace("{C}", &url(2))
+        .replace("{KEY}", KEY)
 }
+
+/// The public key of RFC 8032, test 1: not any 32 bytes are one.
+const KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 
 const SCRIPT: &str = r#"A={A} B={B} C={C} run=$(date +%s)
 call() { curl -sS -H 'Content-Type: application/json' -H "X-MOSA-Timestamp: $(date +%s)" "$@"; echo; }
-register() { call $1/api/v1/auth/register -d '{"device_id":"'$2'","public_key":"'$(head -c 32 /dev/urandom | base64)'"}' | sed 's/.*"api_key":"\([^"]*\)".*/\1/'; }
+key={KEY} # an Ed25519 public key; real devices have their own
+register() { call $1/api/v1/auth/register -d '{"device_id":"'$2'","public_key":"'$key'"}' | sed 's/.*"api_key":"\([^"]*\)".*/\1/'; }
 # two devices, on different nodes
 alice=$(register $A alice-$run); bob=$(register $B bob-$run)
 # alice sends through her node: 202 means that a majority has it on disk
