@@ -7,7 +7,7 @@
 //! term is over the actor stops. What it knew its connections present to the next leader.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,9 +20,12 @@ use tokio::sync::oneshot;
 use crate::{
     AckItem, Fence, Role, ShardHandle, Window,
     delivery::wire::{Deliver, Parcel, Place, UpdateResult},
-    machine::queries,
-    machine::{Delivery, DeliveryLimits, Input, Output, Pending, Removal, Resume, SubscriptionId},
+    machine::{
+        Delivery, DeliveryLimits, Found, Input, Output, Pending, Removal, Resume, SubscriptionId,
+        queries,
+    },
     model::{MailboxKey, Message},
+    raft::offload::offload,
 };
 
 /// Events that may wait for the actor. Two full entries of a shard, all for one mailbox; past it
@@ -306,7 +309,7 @@ impl Actor for MailboxActor {
         match message {
             MailboxMessage::Wake | MailboxMessage::Retry => match state.licence() {
                 Licence::Given => {
-                    state.work()?;
+                    state.work().await?;
                     state.handle.rest();
                 }
                 Licence::Awaited => {
@@ -360,15 +363,15 @@ impl MailboxState {
         self.subscriptions.is_empty() && self.waiters.is_empty()
     }
 
-    fn work(&mut self) -> Result<(), MailboxFailure> {
+    async fn work(&mut self) -> Result<(), MailboxFailure> {
         for event in self.handle.take() {
             self.is_used = true;
-            self.event(event)?;
+            self.event(event).await?;
         }
         Ok(())
     }
 
-    fn event(&mut self, event: MailboxEvent) -> Result<(), MailboxFailure> {
+    async fn event(&mut self, event: MailboxEvent) -> Result<(), MailboxFailure> {
         match event {
             MailboxEvent::Arrived(pending) => {
                 self.feed(Input::Arrived(pending))?;
@@ -407,7 +410,7 @@ impl MailboxState {
             }
             MailboxEvent::Fetch(fetching) => self.fetch(fetching),
             MailboxEvent::Resolve { items, answer } => {
-                let places = self.resolve(&items)?;
+                let places = self.resolve(&items).await?;
                 let _ = answer.send(places);
                 Ok(())
             }
@@ -529,21 +532,58 @@ impl MailboxState {
         Ok(())
     }
 
-    fn resolve(&mut self, items: &[AckItem]) -> Result<Vec<Place>, MailboxFailure> {
+    /// What the names of an acknowledgement over REST mean.
+    async fn resolve(&mut self, items: &[AckItem]) -> Result<Vec<Place>, MailboxFailure> {
         let mailbox = self.handle.mailbox;
         let (mut places, unknown) = self.delivery()?.resolve(items);
+        let ids = unknown.iter().filter_map(|item| match item {
+            AckItem::Id(id) => Some(id.as_str().to_owned()),
+            AckItem::Seq(..) => None,
+        });
+        let mut by_id = search(&self.shard, mailbox, ids.collect()).await?;
         for item in unknown {
-            let found = self.shard.read(|rows| match &item {
-                AckItem::Id(id) => queries::find_by_message_id(rows, &mailbox, id),
+            let found = match &item {
+                AckItem::Id(id) => by_id.remove(id.as_str()).unwrap_or_default(),
                 AckItem::Seq(priority, seq) => {
-                    let found = queries::find(rows, &mailbox, *priority, *seq)?;
-                    Ok(found.into_iter().collect())
+                    let found =
+                        self.shard.read(|rows| queries::find(rows, &mailbox, *priority, *seq))?;
+                    found.into_iter().collect()
                 }
-            })?;
+            };
             places.extend(self.delivery()?.settle(&item, &found));
         }
         places.sort_unstable();
         places.dedup();
         Ok(places)
     }
+}
+
+/// Looks through the mailbox for ids, page by page, off the async threads: it may be large.
+async fn search(
+    shard: &ShardHandle,
+    mailbox: MailboxKey,
+    ids: BTreeSet<String>,
+) -> Result<BTreeMap<String, Vec<Found>>, storage::Error> {
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let shard = shard.clone();
+    let found = offload(move || {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = shard.read(|rows| queries::search_page(rows, &mailbox, &ids, after))?;
+            found.extend(page.found);
+            after = page.next;
+            if after.is_none() {
+                return Ok::<_, storage::Error>(found);
+            }
+        }
+    });
+    let mut found = found.await?;
+    found.sort_unstable_by_key(|(ordinal, ..)| *ordinal);
+    let mut by_id: BTreeMap<String, Vec<Found>> = BTreeMap::new();
+    for (_, id, found) in found {
+        by_id.entry(id).or_default().push(found);
+    }
+    Ok(by_id)
 }

@@ -531,3 +531,7 @@ impl KeyRecord {
         Ok(row.map(|row| Self { device: row.device, mailbox: row.mailbox, hash: row.hash }))
     }
 }
+
+#[cfg(test)]
+#[path = "service_test.rs"]
+mod tests;

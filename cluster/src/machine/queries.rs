@@ -3,6 +3,8 @@
 //! Each reads little more than it returns: rows are scanned in pages sized by what was found so
 //! far.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use heliograph_storage::{self as storage, RowsRead};
 
@@ -10,7 +12,7 @@ use super::{
     Found, LaneRead, MailboxCounts, Pending, devices, layout, mailboxes,
     rows::{self, DeviceRow, KeyRow, MessageRow},
 };
-use crate::model::{MailboxKey, MessageId, Priority, Slot};
+use crate::model::{MailboxKey, Priority, Slot};
 
 /// Rows of the first page: unread, a row may have 64 KiB, so a page has half a MiB at most.
 const FIRST_PAGE: usize = 8;
@@ -134,40 +136,46 @@ pub fn first_pending(
     found.first().map(|(key, _)| place(key).map(|(_, seq)| seq)).transpose()
 }
 
-/// The pending messages with this id, in the order of acceptance. Reads the whole mailbox: there
-/// is no index by id, since what was offered is known where it was offered, and this serves only
-/// acknowledgements of what an earlier leader offered.
+/// A part of a mailbox, searched for message ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchPage {
+    /// (place in the order of acceptance, message id, message)
+    pub found: Vec<(u64, String, Found)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<(Priority, u64)>,
+}
+
+/// Looks for pending messages with these ids, from `after` on, in one page. There is no index by
+/// id, since what was offered is known where it was offered: this serves only acknowledgements of
+/// what an earlier leader offered, and reads the whole mailbox, page by page.
 ///
 /// # Errors
 /// When rows cannot be read or are damaged.
-pub fn find_by_message_id(
+pub fn search_page(
     rows: &(impl RowsRead + ?Sized),
     mailbox: &MailboxKey,
-    message_id: &MessageId,
-) -> Result<Vec<Found>, storage::Error> {
-    let mut pages = Pages {
-        from: layout::message(mailbox, Priority::Urgent, 0).to_vec(),
-        end: layout::messages_end(mailbox).to_vec(),
-        average: None,
+    ids: &BTreeSet<String>,
+    after: Option<(Priority, u64)>,
+) -> Result<SearchPage, storage::Error> {
+    let from = match after {
+        Some((priority, seq)) => after_key(&layout::message(mailbox, priority, seq)),
+        None => layout::message(mailbox, Priority::Urgent, 0).to_vec(),
     };
+    let page = rows.scan(&from, &layout::messages_end(mailbox), SEARCH_PAGE)?;
     let mut found = Vec::new();
-    loop {
-        let page = pages.read(rows, usize::MAX, FIND_PAGE_BYTES)?;
-        for (key, value) in &page.rows {
-            let (place, row) = decode(key, value)?;
-            if row.message_id == message_id.as_str() {
-                found.push((row.ordinal, row.found(place)?));
-            }
-        }
-        if page.last {
-            found.sort_unstable_by_key(|(ordinal, _)| *ordinal);
-            return Ok(found.into_iter().map(|(_, found)| found).collect());
+    let mut last = None;
+    for (key, value) in &page {
+        let (place, row) = decode(key, value)?;
+        last = Some(place);
+        if ids.contains(row.message_id) {
+            found.push((row.ordinal, row.message_id.to_owned(), row.found(place)?));
         }
     }
+    Ok(SearchPage { found, next: last.filter(|_| page.len() == SEARCH_PAGE) })
 }
 
-/// Bytes of a page where a mailbox is searched through.
-const FIND_PAGE_BYTES: usize = 1024 * 1024;
+/// Rows of a page where a mailbox is searched through: 1 MiB of the largest.
+const SEARCH_PAGE: usize = 16;
 
 /// The pending message with this number.
 ///

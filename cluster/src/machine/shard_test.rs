@@ -9,7 +9,7 @@ use super::super::{
 };
 use crate::{
     machine::{CONTESTS_MAX, Gap},
-    model::{CONTENT_BYTES_MAX, MessageId, Priority},
+    model::{CONTENT_BYTES_MAX, Priority},
 };
 
 const NORMAL: Priority = Priority::Normal;
@@ -98,10 +98,11 @@ fn copies_of_other_senders_wait_for_each_other() {
         found.iter().map(|one| one.contests.len()).collect::<Vec<_>>()
     };
     assert_eq!(waits(&bench), [0, 1, 2]);
-    let id = MessageId::new("same").unwrap();
-    let found = queries::find_by_message_id(&bench.rows, &mailbox(1), &id).unwrap();
-    let found: Vec<_> = found.iter().map(|one| (one.seq, one.contested)).collect();
-    assert_eq!(found, [(1, false), (2, true), (3, true)]);
+    let ids = BTreeSet::from(["same".to_owned()]);
+    let page = queries::search_page(&bench.rows, &mailbox(1), &ids, None).unwrap();
+    let found: Vec<_> = page.found.iter().map(|one| (one.0, one.2.seq, one.2.contested)).collect();
+    assert_eq!(found, [(0, 1, false), (1, 2, true), (2, 3, true)]);
+    assert_eq!(page.next, None);
     acknowledge(&mut bench, 1, &[(NORMAL, 1)]);
     assert_eq!(waits(&bench), [0, 1]);
     // A copy that comes when the others are gone is contested, but waits for nobody.
@@ -109,6 +110,27 @@ fn copies_of_other_senders_wait_for_each_other() {
     enqueue(&mut bench, message(1, "d", "same", "d"));
     assert_eq!(waits(&bench), [0]);
     assert!(queries::find(&bench.rows, &mailbox(1), NORMAL, 4).unwrap().unwrap().contested);
+}
+
+#[test]
+fn a_search_by_id_goes_through_the_whole_mailbox() {
+    let mut bench = Bench::new(Limits::default());
+    for number in 0..40 {
+        enqueue(&mut bench, message(1, "a", &format!("m{number}"), "x"));
+    }
+    let ids = BTreeSet::from(["m3".to_owned(), "m39".to_owned(), "absent".to_owned()]);
+    let (mut found, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = queries::search_page(&bench.rows, &mailbox(1), &ids, after).unwrap();
+        found.extend(page.found.into_iter().map(|(_, id, found)| (id, found.seq)));
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, [("m3".to_owned(), 4), ("m39".to_owned(), 40)]);
+    assert_eq!(pages, 3);
 }
 
 #[test]

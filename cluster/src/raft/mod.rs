@@ -4,7 +4,7 @@ mod core;
 mod group;
 mod log_adapter;
 mod network_adapter;
-mod offload;
+pub(crate) mod offload;
 mod rpc;
 mod runtime;
 mod state_adapter;

@@ -265,7 +265,7 @@ impl Delivery {
     }
 
     /// Finds what an acknowledgement over REST means among the offers. The second list is what is
-    /// not known here: look each up (`queries::find_by_message_id`, `queries::find`) and ask
+    /// not known here: look each up (`queries::search_page`, `queries::find`) and ask
     /// [`Delivery::settle`].
     pub fn resolve(&self, items: &[AckItem]) -> (Vec<(Priority, u64)>, Vec<AckItem>) {
         let mut places = Vec::with_capacity(items.len());
