@@ -122,8 +122,15 @@ impl RaftGroup {
             return None;
         }
         let metrics = self.raft.data_metrics();
-        let acked = metrics.borrow_watched().last_quorum_acked?;
-        (acked.elapsed() < FENCE_LEASE).then_some(leadership.term)
+        let acked = metrics.borrow_watched().last_quorum_acked;
+        let is_fresh = acked.is_some_and(|acked| acked.elapsed() < FENCE_LEASE);
+        (is_fresh || self.is_sole_voter()).then_some(leadership.term)
+    }
+
+    /// Whether this replica is a quorum by itself: nobody else can lead, and there are no answers
+    /// of peers by which openraft would note that a quorum stands.
+    fn is_sole_voter(&self) -> bool {
+        self.raft.voter_ids().eq([*self.raft.node_id()])
     }
 
     /// Puts one entry into the log and answers what applying it gave.
