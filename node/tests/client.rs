@@ -128,6 +128,10 @@ fn messages_go_over_https_until_they_are_acknowledged() {
     fs::write(&kept, forged).unwrap();
     assert_eq!(contents(&served.receive(&[])), [""; 0]);
 
+    // Longer than the second for which a leader relies on its quorum's last answer.
+    support::idle(std::time::Duration::from_millis(1_500));
+    assert_eq!(contents(&served.receive(&[])), [""; 0], "an idle node still answers");
+
     let mut follow = served.client("receive", "bob", "client-ca.crt");
     let mut follow = follow.args(["--follow", "--ack"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();

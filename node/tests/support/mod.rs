@@ -46,6 +46,12 @@ fn pause() {
     thread::sleep(Duration::from_millis(100));
 }
 
+/// Leaves a cluster alone: for what only time does.
+#[expect(clippy::disallowed_methods, reason = "nothing happens that could be waited for")]
+pub(crate) fn idle(time: Duration) {
+    thread::sleep(time);
+}
+
 /// Seconds since the Unix epoch, for `X-MOSA-Timestamp`.
 #[expect(clippy::disallowed_methods, reason = "the front door compares with the wall clock")]
 fn now() -> u64 {
@@ -178,6 +184,15 @@ impl Dev {
 
 impl Drop for Dev {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.output());
+            for node in 1..=9 {
+                let log = self.dir.join(format!("node-{node}/log"));
+                if let Ok(log) = std::fs::read_to_string(log) {
+                    eprintln!("--- the log of node {node}\n{log}");
+                }
+            }
+        }
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
