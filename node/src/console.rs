@@ -9,7 +9,7 @@ pub(crate) fn line(text: fmt::Arguments<'_>) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// [`line`] with the arguments of `format!`.
+/// [`line()`] with the arguments of `format!`.
 macro_rules! say {
     () => { $crate::console::line(format_args!("")) };
     ($($argument:tt)*) => { $crate::console::line(format_args!($($argument)*)) };
