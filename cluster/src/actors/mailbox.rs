@@ -3,7 +3,7 @@
 //!
 //! Everything reaches it through a bounded inbox; its ractor mailbox holds at most one
 //! [`MailboxMessage::Wake`], one [`MailboxMessage::Idle`] and one [`MailboxMessage::Retry`]. It
-//! acts only under its leader's licence ([`Fence`]): without one the inbox waits, and when the
+//! acts only under its leader's licence ([`crate::Fence`]): without one the inbox waits, and when the
 //! term is over the actor stops. What it knew its connections present to the next leader.
 
 use std::{
@@ -13,26 +13,17 @@ use std::{
 };
 
 use heliograph_storage as storage;
-use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::oneshot;
 
+use super::mailbox_handle::{Fetching, MailboxEvent, MailboxHandle, Waits};
 use crate::{
-    AckItem, Fence, Role, ShardHandle, Window,
+    AckItem, Role, ShardHandle,
     delivery::wire::{Deliver, Parcel, Place, UpdateResult},
-    machine::{
-        Delivery, DeliveryLimits, Found, Input, Output, Pending, Removal, Resume, SubscriptionId,
-        queries,
-    },
+    machine::{Delivery, DeliveryLimits, Found, Input, Output, SubscriptionId, queries},
     model::{MailboxKey, Message},
     raft::offload::offload,
 };
 
-/// Events that may wait for the actor. Two full entries of a shard, all for one mailbox; past it
-/// the actor ends and its connections subscribe again, which reads the rows anew.
-const INBOX_MAX: usize = 8192;
-/// Events handled before others get the thread.
-const BATCH_MAX: usize = 128;
 /// A mailbox nobody subscribes to is put to rest after this long without a request: a REST client
 /// reads and acknowledges within it.
 const IDLE: Duration = Duration::from_secs(10);
@@ -42,184 +33,6 @@ const RETRY: Duration = Duration::from_millis(50);
 const PARCEL_BYTES_MAX: usize = 1024 * 1024;
 /// Long polls of one mailbox; a further one ends the oldest, which answers empty.
 const WAITERS_MAX: usize = 16;
-
-/// What happens to a mailbox.
-pub(crate) enum MailboxEvent {
-    /// A message was accepted.
-    Arrived(Pending),
-    /// Messages left.
-    Removed {
-        /// Which.
-        items: Vec<Place>,
-        /// Why.
-        reason: Removal,
-    },
-    /// A connection subscribes.
-    Subscribe {
-        /// Who.
-        id: SubscriptionId,
-        /// Which of its subscriptions.
-        generation: u32,
-        /// When it connected.
-        connected_ms: u64,
-        /// Its window.
-        window: Window,
-        /// What it has.
-        resume: Resume,
-    },
-    /// A connection is gone.
-    Unsubscribe(SubscriptionId),
-    /// A connection wrote and acknowledged messages. The answer is what to acknowledge.
-    Update {
-        /// Who.
-        id: SubscriptionId,
-        /// Which of its subscriptions.
-        generation: u32,
-        /// Written.
-        written: Vec<Place>,
-        /// Acknowledged.
-        acked: Vec<Place>,
-        /// What of it may be proposed, or [`UpdateResult::Unknown`].
-        answer: oneshot::Sender<Result<Vec<Place>, UpdateResult>>,
-    },
-    /// A REST client reads.
-    Fetch(Fetching),
-    /// A REST client acknowledges. The answer is what that means.
-    Resolve {
-        /// What it named.
-        items: Vec<AckItem>,
-        /// What may be proposed.
-        answer: oneshot::Sender<Vec<Place>>,
-    },
-}
-
-/// A read over REST.
-pub(crate) struct Fetching {
-    /// At most so many messages.
-    pub(crate) limit: usize,
-    /// At most so many bytes, but at least one message.
-    pub(crate) bytes_max: usize,
-    /// Only what comes after this.
-    pub(crate) after: Option<Place>,
-    /// Whether to answer only when there is something.
-    pub(crate) waits: Waits,
-    /// The answer.
-    pub(crate) answer: oneshot::Sender<Vec<Arc<Message>>>,
-}
-
-/// Whether a read waits for a first message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waits {
-    /// It answers at once.
-    No,
-    /// It answers when there is something.
-    UntilThereIsSomething,
-}
-
-/// Why an event was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The actor has ended or is ending: there may be a new one.
-    Closed,
-    /// The inbox is full.
-    Full,
-}
-
-#[derive(Default)]
-struct Inbox {
-    events: VecDeque<MailboxEvent>,
-    is_closed: bool,
-    /// A wake is under way, or the actor works.
-    is_awake: bool,
-    actor: Option<ActorRef<MailboxMessage>>,
-}
-
-/// A mailbox actor's address.
-pub(crate) struct MailboxHandle {
-    pub(crate) mailbox: MailboxKey,
-    /// The licence it was started under.
-    pub(crate) fence: Fence,
-    inbox: Mutex<Inbox>,
-}
-
-impl MailboxHandle {
-    pub(crate) fn new(mailbox: MailboxKey, fence: Fence) -> Self {
-        Self { mailbox, fence, inbox: Mutex::default() }
-    }
-
-    /// Gives the handle its actor, right after that was started.
-    pub(crate) fn attach(&self, actor: ActorRef<MailboxMessage>) {
-        let mut inbox = self.inbox.lock();
-        inbox.is_awake = true;
-        inbox.actor = Some(actor);
-        inbox.wake();
-    }
-
-    /// Puts an event into the inbox, and hands it back when it cannot.
-    pub(crate) fn push(&self, event: MailboxEvent) -> Result<(), (Refusal, Box<MailboxEvent>)> {
-        let mut inbox = self.inbox.lock();
-        if inbox.is_closed {
-            return Err((Refusal::Closed, Box::new(event)));
-        }
-        if inbox.events.len() >= INBOX_MAX {
-            return Err((Refusal::Full, Box::new(event)));
-        }
-        inbox.events.push_back(event);
-        if !inbox.is_awake {
-            inbox.is_awake = true;
-            inbox.wake();
-        }
-        Ok(())
-    }
-
-    /// Takes no more events and ends the actor; those who wait for an answer get none.
-    pub(crate) fn close(&self) {
-        let mut inbox = self.inbox.lock();
-        inbox.is_closed = true;
-        inbox.events.clear();
-        if let Some(actor) = inbox.actor.take() {
-            actor.stop(None);
-        }
-    }
-
-    /// The actor's id, while it runs.
-    pub(crate) fn actor_id(&self) -> Option<ractor::ActorId> {
-        self.inbox.lock().actor.as_ref().map(|actor| actor.get_id())
-    }
-
-    fn take(&self) -> VecDeque<MailboxEvent> {
-        let mut inbox = self.inbox.lock();
-        let taken = inbox.events.len().min(BATCH_MAX);
-        let rest = inbox.events.split_off(taken);
-        std::mem::replace(&mut inbox.events, rest)
-    }
-
-    /// After a batch: wakes again if there is more.
-    fn rest(&self) {
-        let mut inbox = self.inbox.lock();
-        if inbox.events.is_empty() {
-            inbox.is_awake = false;
-        } else {
-            inbox.wake();
-        }
-    }
-
-    /// Closes the inbox, unless something came meanwhile.
-    fn close_if_empty(&self) -> bool {
-        let mut inbox = self.inbox.lock();
-        inbox.is_closed |= inbox.events.is_empty();
-        inbox.is_closed
-    }
-}
-
-impl Inbox {
-    fn wake(&self) {
-        if let Some(actor) = &self.actor {
-            // An actor that has ended takes nothing; its supervisor tells the registry.
-            let _ = actor.cast(MailboxMessage::Wake);
-        }
-    }
-}
 
 /// What a mailbox actor does to the world.
 pub(crate) trait MailboxHost: Send + Sync + 'static {

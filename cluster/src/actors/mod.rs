@@ -2,6 +2,7 @@
 
 pub(crate) mod checkpointer;
 pub(crate) mod mailbox;
+pub(crate) mod mailbox_handle;
 pub(crate) mod node;
 pub(crate) mod pulse;
 pub(crate) mod shard;

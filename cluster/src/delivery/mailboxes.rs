@@ -13,8 +13,9 @@ use ractor::{
 
 use crate::{
     Fence, ShardHandle,
-    actors::mailbox::{
-        MailboxActor, MailboxArguments, MailboxEvent, MailboxHandle, MailboxHost, Refusal,
+    actors::{
+        mailbox::{MailboxActor, MailboxArguments, MailboxHost},
+        mailbox_handle::{MailboxEvent, MailboxHandle, Refusal},
     },
     metrics,
     model::{MailboxKey, ShardId},

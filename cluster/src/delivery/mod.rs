@@ -15,6 +15,7 @@ mod mailboxes;
 mod route_plan;
 mod router;
 mod service;
+mod service_events;
 mod service_grants;
 mod session_core;
 mod sessions;

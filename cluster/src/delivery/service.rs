@@ -21,17 +21,20 @@ use tokio::{
 
 use super::{
     leases::{Held, Leases},
-    mailboxes::{MailboxWatcher, Mailboxes},
+    mailboxes::Mailboxes,
     wire::{
-        self, Deliver, Failure, KeyRecord, Parcel, Place, RelayAnswer, RelayNotice, RelayRequest,
-        UpdateEntry, UpdateResult,
+        self, Failure, KeyRecord, Place, RelayAnswer, RelayNotice, RelayRequest, UpdateEntry,
+        UpdateResult,
     },
 };
 use crate::{
-    AckItem, Fence, LeaderTable, Leadership, LocalShards, ProposeError, Role, ShardHandle,
-    ShardObserver, Surroundings, Topology,
-    actors::mailbox::{Fetching, MailboxEvent, MailboxHandle, MailboxHost, Refusal, Waits},
-    machine::{Command, Effect, Outcome, SubscriptionId, queries},
+    AckItem, Fence, LeaderTable, LocalShards, ProposeError, Role, ShardHandle, Surroundings,
+    Topology,
+    actors::{
+        mailbox::MailboxHost,
+        mailbox_handle::{Fetching, MailboxEvent, MailboxHandle, Refusal, Waits},
+    },
+    machine::{Command, Outcome, SubscriptionId, queries},
     model::{MailboxKey, ShardId, Slot},
     peer_client::PeerClient,
 };
@@ -77,9 +80,9 @@ pub(crate) struct ServiceParts {
 /// See the module.
 pub(crate) struct Service {
     pub(super) parts: ServiceParts,
-    mailboxes: Mailboxes,
+    pub(super) mailboxes: Mailboxes,
     pub(super) leases: Mutex<Leases>,
-    acting: Mutex<BTreeMap<ShardId, Acting>>,
+    pub(super) acting: Mutex<BTreeMap<ShardId, Acting>>,
     pub(super) local_sink: OnceLock<Weak<dyn NoticeSink>>,
     myself: Weak<Self>,
 }
@@ -214,7 +217,7 @@ impl Service {
         since
     }
 
-    fn end_grants(&self, shard: ShardId) -> Vec<Held> {
+    pub(super) fn end_grants(&self, shard: ShardId) -> Vec<Held> {
         let topology = self.parts.topology.borrow().clone();
         let Some(topology) = topology else { return Vec::new() };
         self.leases.lock().shard_ended(shard, |slot| topology.shard_of(slot) == shard)
@@ -393,7 +396,7 @@ impl Service {
     }
 
     /// Ends an actor that failed or cannot keep up; its connections subscribe again.
-    fn end_mailbox(&self, handle: &Arc<MailboxHandle>) {
+    pub(super) fn end_mailbox(&self, handle: &Arc<MailboxHandle>) {
         self.mailboxes.remove(handle);
         handle.close();
         let held = self.leases.lock().mailbox_ended(&handle.mailbox);
@@ -444,77 +447,6 @@ fn not_leader(handle: &ShardHandle) -> Failure {
         return Failure::NotLeader { leader };
     }
     Failure::NotActing
-}
-
-impl MailboxHost for Service {
-    fn deliver(&self, id: SubscriptionId, deliver: Deliver) {
-        let content_bytes = match &deliver.parcel {
-            Parcel::Messages(messages) => {
-                messages.iter().map(|message| message.content.len() + 128).sum()
-            }
-            Parcel::Skipped { .. } => 0,
-        };
-        let shard = deliver.fence.shard;
-        self.leases.lock().sent(id, deliver.generation, deliver.delivery_no);
-        self.notify(NodeId(id.node), shard, RelayNotice::Deliver(deliver), content_bytes);
-    }
-
-    fn dropped(&self, id: SubscriptionId, generation: u32) {
-        let held = self.leases.lock().release(id);
-        if let Some(held) = held {
-            let notice = RelayNotice::Dropped { number: id.number, generation };
-            self.notify(NodeId(id.node), held.shard, notice, 0);
-        }
-    }
-
-    fn passivated(&self, handle: &Arc<MailboxHandle>) {
-        self.mailboxes.remove(handle);
-    }
-}
-
-impl MailboxWatcher for Service {
-    fn actor_failed(&self, actor: ractor::ActorId) {
-        if let Some(handle) = self.mailboxes.find_by_actor(actor) {
-            self.end_mailbox(&handle);
-        }
-    }
-}
-
-impl ShardObserver for Service {
-    fn applied(&self, _shard: ShardId, _term: u64, effects: Vec<Effect>) {
-        for effect in effects {
-            let (mailbox, event) = match effect {
-                Effect::Arrived { mailbox, pending } => (mailbox, MailboxEvent::Arrived(pending)),
-                Effect::Removed { mailbox, items, reason } => {
-                    (mailbox, MailboxEvent::Removed { items, reason })
-                }
-                // Whoever proposed the revocation tells those who hold the keys.
-                Effect::KeysRevoked { .. } => continue,
-            };
-            let Some(handle) = self.mailboxes.find(&mailbox) else { continue };
-            if let Err((Refusal::Full, _)) = handle.push(event) {
-                // It would miss something: its connections begin anew from the rows.
-                tracing::warn!("a mailbox actor could not keep up and starts anew");
-                self.end_mailbox(&handle);
-            }
-        }
-    }
-
-    fn leadership(&self, shard: ShardId, leadership: &Leadership) {
-        if leadership.role == Role::Acting {
-            let fence = Fence { shard, term: leadership.term };
-            self.mailboxes.end_shard(shard, Some(fence));
-            self.enter(fence);
-            return;
-        }
-        self.mailboxes.end_shard(shard, None);
-        let mut acting = self.acting.lock();
-        if acting.remove(&shard).is_some() {
-            let ended = self.end_grants(shard);
-            drop(acting);
-            self.tell_gone(ended);
-        }
-    }
 }
 
 impl KeyRecord {

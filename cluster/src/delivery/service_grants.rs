@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Fence, ShardHandle,
-    actors::mailbox::MailboxEvent,
+    actors::mailbox_handle::MailboxEvent,
     machine::{Command, Outcome, Resume, SubscriptionId},
     model::{MailboxKey, ShardId, Slot},
 };

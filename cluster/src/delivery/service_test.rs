@@ -7,9 +7,9 @@ use heliograph_transport::{BoxFuture, SimFabric};
 
 use super::*;
 use crate::{
-    Settings, Window,
-    delivery::wire::{SubscribeEntry, SubscribeResult},
-    machine::{CommandBatch, Enqueue, Limits, Register, ShardMachine},
+    Leadership, Settings, ShardObserver, Window,
+    delivery::wire::{Deliver, Parcel, SubscribeEntry, SubscribeResult},
+    machine::{CommandBatch, Effect, Enqueue, Limits, Register, ShardMachine},
     model::{DeviceId, MessageId, Priority},
     shard_handle::ShardPort,
 };
