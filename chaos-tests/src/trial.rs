@@ -64,7 +64,11 @@ impl Trial {
     pub async fn flow(&mut self, time: Duration) -> Result<()> {
         sleep(time).await;
         let flowing = self.workload.more_accepted(1, time + Duration::from_secs(60)).await;
-        flowing.inspect_err(|_| self.cluster.keep_logs())
+        if flowing.is_err() {
+            self.cluster.keep_logs();
+            self.recorder.history().save(&self.cluster.evidence()?.join(HISTORY))?;
+        }
+        flowing
     }
 
     /// Ends the run and judges it. Prints the verdict; a bad one is kept with the history and the

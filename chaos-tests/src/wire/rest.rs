@@ -17,7 +17,7 @@ use crate::clock::unix_seconds;
 pub struct Reply {
     /// HTTP status.
     pub status: StatusCode,
-    /// The body, `null` when there is none.
+    /// The body, `null` when there is none, a string when it is not JSON by its type.
     pub body: Value,
 }
 
@@ -117,11 +117,14 @@ impl Rest {
                 .map_err(|error| WireError::NotConnected(std::io::Error::other(error)))?;
             let answer = connection.send_request(request).await.map_err(WireError::Broken)?;
             let status = answer.status();
+            let json = answer.headers().get(header::CONTENT_TYPE).is_some_and(is_json);
             let bytes = answer.into_body().collect().await.map_err(WireError::Broken)?.to_bytes();
             let body = if bytes.is_empty() {
                 Value::Null
-            } else {
+            } else if json {
                 serde_json::from_slice(&bytes).map_err(WireError::NotJson)?
+            } else {
+                Value::String(String::from_utf8_lossy(&bytes).into_owned())
             };
             Ok::<_, WireError>(Reply { status, body })
         };
@@ -155,6 +158,12 @@ impl Rest {
         };
         request.body(Full::new(bytes)).expect("paths and keys of the workload are valid")
     }
+}
+
+/// `application/json` and all `application/…+json`.
+fn is_json(value: &header::HeaderValue) -> bool {
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii_end().ends_with(b"json")
 }
 
 async fn connect(node: SocketAddr) -> Result<http1::SendRequest<Full<Bytes>>, WireError> {

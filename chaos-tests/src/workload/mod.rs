@@ -4,6 +4,7 @@
 //! * [`sender`]: one message at a time, repeated with the same id until it is accepted.
 //! * [`recipient`]: over WebSocket with explicit acknowledgement, over WebSocket as a stock client
 //!   that only answers Pings, or by REST polling.
+//! * [`typed`]: sending and reading with the product's own client.
 //! * [`queue`]: a run of many of them.
 
 mod letter;
@@ -11,6 +12,7 @@ mod progress;
 mod queue;
 mod recipient;
 mod sender;
+mod typed;
 
 pub use self::{
     letter::Letters,

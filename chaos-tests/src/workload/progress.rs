@@ -98,15 +98,22 @@ impl Progress {
         }
     }
 
-    /// Waits until everything accepted was seen, or until nothing has moved for `patience`; the
-    /// answer is how much is missing. What it means is the checker's business.
+    /// Waits until everything accepted was seen, or until nothing missing has arrived for
+    /// `patience`; the answer is how much is missing. What it means is the checker's business.
     pub(super) async fn drained(&self, patience: Duration) -> usize {
+        let mut least = usize::MAX;
+        let mut until = Instant::now() + patience;
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let waiting = self.waiting();
-            if waiting == 0 || tokio::time::timeout(patience, changed).await.is_err() {
+            if waiting < least {
+                // What is seen again is no progress.
+                least = waiting;
+                until = Instant::now() + patience;
+            }
+            if waiting == 0 || timeout_at(until, changed).await.is_err() {
                 return waiting;
             }
         }
@@ -130,6 +137,22 @@ mod tests {
         assert_eq!(progress.drained(Duration::from_millis(20)).await, 1);
         let (waiting, ()) = tokio::join!(progress.drained(SOON), async { progress.seen(b) });
         assert_eq!(waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_seen_again_and_again_is_no_progress() {
+        let progress = Progress::default();
+        progress.accepted(MessageNumber(1));
+        let again = async {
+            loop {
+                progress.seen(MessageNumber(2));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            waiting = progress.drained(Duration::from_millis(20)) => assert_eq!(waiting, 1),
+            () = again => unreachable!("it goes on for ever"),
+        }
     }
 
     #[tokio::test]

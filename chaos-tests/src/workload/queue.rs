@@ -33,16 +33,16 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// Between two looks at a mailbox that is not empty yet.
 const POLL: Duration = Duration::from_millis(100);
 /// Transports, in turn.
-const TRANSPORTS: [Transport; 2] = [Transport::Rest, Transport::Socket];
+const TRANSPORTS: [Transport; 3] = [Transport::Rest, Transport::Socket, Transport::Typed];
 /// Manners, in turn.
-const MANNERS: [Manner; 3] = [Manner::Explicit, Manner::Polling, Manner::Stock];
+const MANNERS: [Manner; 4] = [Manner::Explicit, Manner::Polling, Manner::Stock, Manner::Typed];
 
 /// How big a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How many mailboxes; each manner of receiving takes every third.
+    /// How many mailboxes; each manner of receiving takes every fourth.
     pub mailboxes: u32,
-    /// How many senders write to each; every other one uses REST.
+    /// How many senders write to each; of all senders, each transport takes every third.
     pub senders: u32,
     /// A sender sends not more often than this.
     pub pace: Duration,
@@ -115,7 +115,8 @@ impl Workload {
                     device: run.device(&letters, "from", process).await?,
                     mailbox,
                     recipient: device.id.clone(),
-                    transport: TRANSPORTS[i as usize % TRANSPORTS.len()],
+                    transport: TRANSPORTS
+                        [(number * config.senders + i) as usize % TRANSPORTS.len()],
                     nodes: run.nodes.clone(),
                     pace: config.pace,
                     moves_every: config.moves_every,
@@ -195,13 +196,21 @@ impl Workload {
     ///
     /// # Errors
     /// When a client of the run failed, or a mailbox cannot be read at all.
-    pub async fn finish(mut self) -> Result<Report> {
+    pub async fn finish(self) -> Result<Report> {
+        self.finish_within(DRAIN_PATIENCE).await
+    }
+
+    /// As [`Self::finish`], giving up when nothing has arrived for `patience`.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub async fn finish_within(mut self, patience: Duration) -> Result<Report> {
         self.start_reading();
         self.stop_senders.cancel();
         while let Some(ended) = self.senders.join_next().await {
             ended.context("a sender failed")?;
         }
-        let missing = self.progress.drained(DRAIN_PATIENCE).await;
+        let missing = self.progress.drained(patience).await;
         let deadline = Instant::now() + SETTLE;
         for (index, (mailbox, device)) in self.mailboxes.iter().enumerate() {
             let pending = self.residue(device, index, deadline).await?;

@@ -21,18 +21,19 @@ use crate::{
 };
 
 /// How long connecting, or an answer, may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a poll waits for a message at the server.
 const POLL_WAIT_SECONDS: u64 = 2;
 /// How many messages a poll takes.
 const POLL_LIMIT: usize = 100;
 /// How long a burst may pause before it is acknowledged.
-const BURST_PAUSE: Duration = Duration::from_millis(5);
-/// How many messages are acknowledged at once at most.
-const ACK_BATCH_MAX: usize = 64;
+pub(super) const BURST_PAUSE: Duration = Duration::from_millis(5);
+/// How many messages are acknowledged at once at most. Less than a recipient takes before it moves
+/// on, so that a backlog shrinks however long it is.
+pub(super) const ACK_BATCH_MAX: usize = 16;
 /// How long a socket may be silent before the recipient tries another node: a stock client's
 /// patience with a half-open connection.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// Before the next node is tried.
 const BACK_OFF: Duration = Duration::from_millis(30);
 
@@ -45,6 +46,8 @@ pub(super) enum Manner {
     Stock,
     /// REST: receive, acknowledge, again.
     Polling,
+    /// WebSocket with the product's own client, which acknowledges by number.
+    Typed,
 }
 
 /// Numbers the readings of a run.
@@ -86,6 +89,7 @@ impl Recipient {
                 let _ended: Result<(), WireError> = match self.manner {
                     Manner::Polling => self.poll(node).await,
                     Manner::Explicit => self.listen(node, AckMode::Explicit).await,
+                    Manner::Typed => self.listen_typed(node).await,
                     Manner::Stock => self.listen(node, AckMode::Pong).await,
                 };
                 sleep(BACK_OFF).await;
@@ -98,7 +102,7 @@ impl Recipient {
         }
     }
 
-    fn begin(&self) -> Reading {
+    pub(super) fn begin(&self) -> Reading {
         let reading = self.readings.next();
         let operation = Operation::Read { mailbox: self.mailbox, reading };
         self.recorder.record(self.process, Phase::Invoke, operation);
@@ -113,7 +117,9 @@ impl Recipient {
         let mut unacknowledged: Vec<String> = Vec::new();
         let mut taken = 0;
         loop {
-            let patience = if unacknowledged.is_empty() { SILENCE } else { BURST_PAUSE };
+            let leaves = taken >= self.moves_every;
+            let waits = unacknowledged.is_empty() && !leaves;
+            let patience = if waits { SILENCE } else { BURST_PAUSE };
             let frame = timeout(patience, socket.next()).await;
             match frame {
                 Ok(Ok(Frame::Message(message))) => {
@@ -130,6 +136,8 @@ impl Recipient {
                 }
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return Err(error),
+                // Everything before the pause was answered for by Pongs.
+                Err(_) if mode == AckMode::Pong && leaves => return Ok(()),
                 Err(_) if unacknowledged.is_empty() => return Err(WireError::Timeout),
                 Err(_) => {
                     self.acknowledge(&mut socket, &mut unacknowledged).await?;
@@ -139,7 +147,7 @@ impl Recipient {
             if unacknowledged.len() >= ACK_BATCH_MAX {
                 self.acknowledge(&mut socket, &mut unacknowledged).await?;
             }
-            if taken >= self.moves_every {
+            if taken >= self.moves_every && mode == AckMode::Explicit {
                 // Away in the middle of things: what is not acknowledged comes again elsewhere.
                 return Ok(());
             }
@@ -199,7 +207,7 @@ impl Recipient {
         if done { Ok(()) } else { Err(reply.unexpected()) }
     }
 
-    fn note(&self, reading: Reading, received: &Received) {
+    pub(super) fn note(&self, reading: Reading, received: &Received) {
         let message = self.letters.number(&received.message_id);
         let delivery = Operation::Deliver {
             mailbox: self.mailbox,

@@ -18,7 +18,7 @@ use crate::{
 /// is allowed after a fault, so that a hanging answer shows as the pause it is.
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a message is repeated before the sender gives up and its fate stays unknown.
-const PERSISTENCE: Duration = Duration::from_secs(60);
+pub(super) const PERSISTENCE: Duration = Duration::from_secs(60);
 /// Between two attempts, at most; a client that retries without a pause is a load test.
 const BACK_OFF_MS_MAX: u64 = 60;
 
@@ -29,6 +29,8 @@ pub(super) enum Transport {
     Rest,
     /// `message` frames.
     Socket,
+    /// The product's own client, which repeats and moves by itself.
+    Typed,
 }
 
 /// What one attempt showed.
@@ -79,7 +81,10 @@ impl Sender {
             let priority = self.letters.priority(message);
             let operation = Operation::Send { mailbox: self.mailbox, priority, message };
             self.recorder.record(self.process, Phase::Invoke, operation.clone());
-            let phase = self.see_through(&mut line, message, priority).await;
+            let phase = match self.transport {
+                Transport::Typed => self.send_typed(line.at, message, priority).await,
+                _ => self.see_through(&mut line, message, priority).await,
+            };
             self.recorder.record(self.process, phase, operation);
             if phase == Phase::Ok {
                 self.progress.accepted(message);
@@ -142,7 +147,7 @@ impl<'a> Line<'a> {
 
     async fn attempt(&mut self, body: &Value) -> Attempt {
         match self.sender.transport {
-            Transport::Rest => self.attempt_rest(body).await,
+            Transport::Rest | Transport::Typed => self.attempt_rest(body).await,
             Transport::Socket => match timeout(ATTEMPT, self.attempt_socket(body)).await {
                 Ok(Ok(attempt)) => attempt,
                 Ok(Err(WireError::NotConnected(_))) => Attempt::NotDone,
