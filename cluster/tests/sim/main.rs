@@ -1,0 +1,116 @@
+//! Deterministic simulation: three nodes in one single-threaded runtime with paused time, over a
+//! simulated network and simulated disks. One seed decides everything and is printed on failure.
+//!
+//! `SIM_SEEDS=500..1000` runs other seeds than CI's; `SIM_LOG=heliograph_cluster=debug` shows what
+//! the nodes log.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod clients;
+mod faults;
+mod ledger;
+mod world;
+
+use std::{ops::Range, time::Duration};
+
+use world::World;
+
+/// Seeds of a run in CI (the issue asks for at least 200).
+const SEEDS: Range<u64> = 0..200;
+
+fn seeds() -> Range<u64> {
+    let Ok(text) = std::env::var("SIM_SEEDS") else { return SEEDS };
+    let range =
+        text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    range.unwrap_or_else(|| panic!("SIM_SEEDS must look like 0..200, not {text:?}"))
+}
+
+/// Shows the nodes' logs where `SIM_LOG` asks for them.
+fn log_if_asked() {
+    if let Ok(filter) = std::env::var("SIM_LOG") {
+        // A second scenario of the same process finds it set up.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().try_init();
+    }
+}
+
+/// Runs `scenario` for `seed` in a runtime of its own.
+fn simulate<F: Future<Output = T>, T>(seed: u64, scenario: impl FnOnce(u64) -> F) -> T {
+    log_if_asked();
+    heliograph_cluster::simulation::seed_raft(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(scenario(seed))
+}
+
+/// Spreads `seeds` over the processors; a failing seed is named.
+fn for_each_seed(seeds: Range<u64>, run: impl Fn(u64) + Sync) {
+    let next = std::sync::atomic::AtomicU64::new(seeds.start);
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let result =
+                        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed)));
+                    if let Err(panic) = result {
+                        eprintln!("seed {seed} failed: SIM_SEEDS={seed}..{} repeats it", seed + 1);
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn sim_accepted_messages_survive_partitions_and_crashes() {
+    for_each_seed(seeds(), |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            world.run_with_faults(Duration::from_secs(12)).await;
+            world.heal_and_settle().await;
+            world.check().await;
+        });
+    });
+}
+
+#[test]
+fn sim_a_dead_leaders_shards_are_led_again_within_a_second() {
+    for_each_seed(0..10, |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            world.balanced().await;
+            for index in 0..world::NODES {
+                world.crash(index);
+                let gap = world.led_again().await;
+                assert!(gap < Duration::from_secs(1), "seed {seed}: {gap:?} without a leader");
+                world.boot(index).await;
+                world.all_ready().await;
+                world.balanced().await;
+            }
+        });
+    });
+}
+
+#[test]
+fn sim_a_cluster_comes_back_from_a_crash_of_all_nodes() {
+    for_each_seed(0..10, |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            for index in 0..world::NODES {
+                world.crash(index);
+            }
+            for index in 0..world::NODES {
+                world.boot(index).await;
+            }
+            world.all_ready().await;
+        });
+    });
+}

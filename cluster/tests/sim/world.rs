@@ -1,0 +1,359 @@
+//! The simulated cluster: nodes, their disks, their clocks, and the clients around them.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use heliograph_cluster::{
+    Clock, Config, Entropy, FirstMember, Node, Principal, Role, ShardHandle, Storages,
+    Surroundings, model::ShardId,
+};
+use heliograph_storage::{
+    MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots, MemoryStateDisk, MemoryStore,
+};
+use heliograph_transport::{NodeId, SimFabric};
+use parking_lot::Mutex;
+use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, LocalSet},
+    time::Instant,
+};
+
+use crate::{
+    clients::{self, Relays, SharedLedger},
+    faults::{self, Fault},
+    ledger::Ledger,
+};
+
+/// Nodes of a simulated cluster.
+pub(crate) const NODES: usize = 3;
+/// Shards: several leaders on each node, and still quick to simulate.
+const SHARDS: u16 = 4;
+/// Mailboxes; each is listened to or polled by one client.
+const MAILBOXES: usize = 5;
+const SENDERS: usize = 3;
+/// How long a healed cluster may take to answer everybody, in simulated time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What survives a node's death.
+struct Disk {
+    log: Arc<MemoryDisk>,
+    state: MemoryStateDisk,
+    snapshots: MemorySnapshotDisk,
+}
+
+/// A running node.
+struct Live {
+    node: Node,
+    log: Arc<MemoryLog>,
+    state: Arc<MemoryStore>,
+    snapshots: Arc<MemorySnapshots>,
+    syncing: JoinHandle<()>,
+}
+
+struct SimClock {
+    origin: Instant,
+    /// Milliseconds by which this node's wall clock is off.
+    skew_ms: u64,
+}
+
+impl Clock for SimClock {
+    fn wall_ms(&self) -> u64 {
+        let elapsed = u64::try_from(self.origin.elapsed().as_millis()).unwrap();
+        1_800_000_000_000 + elapsed + self.skew_ms
+    }
+}
+
+struct SimEntropy(Mutex<SmallRng>);
+
+impl Entropy for SimEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().fill_bytes(bytes);
+    }
+}
+
+/// The simulated cluster.
+pub(crate) struct World {
+    seed: u64,
+    pub(crate) rng: SmallRng,
+    origin: Instant,
+    pub(crate) fabric: SimFabric,
+    disks: Vec<Disk>,
+    live: Vec<Option<Live>>,
+    ending: Vec<JoinHandle<()>>,
+    relays: Relays,
+    ledger: SharedLedger,
+    clients: LocalSet,
+    /// The device of each mailbox, registered.
+    principals: Vec<Principal>,
+    lives: u64,
+}
+
+pub(crate) fn node_id(index: usize) -> NodeId {
+    NodeId(u16::try_from(index + 1).unwrap())
+}
+
+impl World {
+    /// A cluster of three nodes that is ready.
+    pub(crate) async fn start(seed: u64) -> Self {
+        let disk = || Disk {
+            log: MemoryDisk::new(),
+            state: MemoryStateDisk::new(),
+            snapshots: MemorySnapshotDisk::new(),
+        };
+        let mut world = Self {
+            seed,
+            rng: SmallRng::seed_from_u64(seed),
+            origin: Instant::now(),
+            fabric: SimFabric::new(seed),
+            disks: (0..NODES).map(|_| disk()).collect(),
+            live: (0..NODES).map(|_| None).collect(),
+            ending: Vec::new(),
+            relays: Rc::new(RefCell::new((0..NODES).map(|_| None).collect())),
+            ledger: Rc::new(RefCell::new(Ledger::default())),
+            clients: LocalSet::new(),
+            principals: Vec::new(),
+            lives: 0,
+        };
+        for index in 0..NODES {
+            world.boot(index).await;
+        }
+        world.all_ready().await;
+        for mailbox in 0..MAILBOXES {
+            let relay = world.relays.borrow()[mailbox % NODES].clone();
+            let principal = clients::register(relay.unwrap().as_ref(), mailbox).await;
+            world.principals.push(principal);
+        }
+        world
+    }
+
+    pub(crate) fn is_up(&self, index: usize) -> bool {
+        self.live[index].is_some()
+    }
+
+    /// Starts the node on its disk.
+    pub(crate) async fn boot(&mut self, index: usize) {
+        self.lives += 1;
+        let disk = &self.disks[index];
+        let queued = Arc::new(Notify::new());
+        let wake = Arc::clone(&queued);
+        let log =
+            Arc::new(MemoryLog::new(Arc::clone(&disk.log), Box::new(move || wake.notify_one())));
+        let state = Arc::new(MemoryStore::open(&disk.state));
+        let snapshots = Arc::new(MemorySnapshots::open(&disk.snapshots).unwrap());
+        let rng = SmallRng::seed_from_u64(self.seed ^ self.lives << 32);
+        let syncing = tokio::spawn(sync(Arc::clone(&log), queued, rng.clone()));
+        let members = (0..NODES)
+            .map(|index| FirstMember { id: node_id(index), address: format!("node-{index}:1") });
+        let mut config = Config::new(node_id(index), [7; 16], members.collect());
+        config.shards = SHARDS;
+        // Small bounds bring checkpoints, snapshots and purges into every run.
+        config.checkpoint.age_max = Duration::from_secs(2);
+        config.checkpoint.snapshot_age_max = Duration::from_secs(7);
+        let skew_ms = self.rng.random_range(0..2000);
+        let surroundings = Surroundings {
+            clock: Arc::new(SimClock { origin: self.origin, skew_ms }),
+            entropy: Arc::new(SimEntropy(Mutex::new(rng))),
+        };
+        let storages =
+            Storages { log: log.clone(), state: state.clone(), snapshots: snapshots.clone() };
+        let network = self.fabric.node(node_id(index));
+        let started = Node::start(config, storages, network, surroundings).await;
+        let node = started.unwrap_or_else(|error| panic!("node {index}: {error}"));
+        self.relays.borrow_mut()[index] = Some(node.relay());
+        self.live[index] = Some(Live { node, log, state, snapshots, syncing });
+    }
+
+    /// Ends the node as `kill -9` and a power cut would: what was not synced is lost, but for a
+    /// random part that the disk happened to write.
+    pub(crate) fn crash(&mut self, index: usize) {
+        let Some(live) = self.live[index].take() else { return };
+        self.relays.borrow_mut()[index] = None;
+        self.fabric.crash(node_id(index));
+        let kept = self.rng.random_range(0..=live.log.pending());
+        live.log.crash(kept);
+        live.state.crash();
+        live.snapshots.crash();
+        live.syncing.abort();
+        // The tasks of the dead end; network and disks take nothing from them any more.
+        self.ending.push(tokio::spawn(live.node.shutdown(Duration::ZERO)));
+    }
+
+    pub(crate) async fn all_ready(&mut self) {
+        for (index, live) in self.live.iter().enumerate() {
+            let Some(live) = live else { continue };
+            let ready = tokio::time::timeout(PATIENCE, live.node.ready()).await;
+            let reason = live.node.not_ready_reason();
+            ready
+                .unwrap_or_else(|_| panic!("node {index} is not ready: {reason:?}"))
+                .unwrap_or_else(|failure| panic!("node {index} failed: {failure}"));
+        }
+    }
+
+    /// Waits until leaders are spread evenly.
+    pub(crate) async fn balanced(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let led: Vec<usize> = (0..NODES).map(|index| self.led_by(index)).collect();
+            let (least, most) = (led.iter().min().unwrap(), led.iter().max().unwrap());
+            if led.iter().sum::<usize>() == usize::from(SHARDS) && most - least <= 1 {
+                return;
+            }
+            assert!(Instant::now() < deadline, "seed {}: leaders {led:?}", self.seed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn led_by(&self, index: usize) -> usize {
+        let Some(live) = &self.live[index] else { return 0 };
+        let all = live.node.shards().all();
+        all.iter().filter(|shard| shard.fence().is_some()).count()
+    }
+
+    /// Waits until every shard has a leader that may act; answers how long that took.
+    pub(crate) async fn led_again(&self) -> Duration {
+        let start = Instant::now();
+        while (0..NODES).map(|index| self.led_by(index)).sum::<usize>() < usize::from(SHARDS) {
+            assert!(start.elapsed() < PATIENCE, "seed {}: no leaders", self.seed);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        start.elapsed()
+    }
+
+    /// Lets clients work for `span` while faults come and go.
+    pub(crate) async fn run_with_faults(&mut self, span: Duration) {
+        let end = Instant::now() + span;
+        self.start_clients(end);
+        let clients = std::mem::take(&mut self.clients);
+        clients
+            .run_until(async {
+                while Instant::now() < end {
+                    let pause = Duration::from_millis(self.rng.random_range(200..2500));
+                    tokio::time::sleep(pause).await;
+                    let fault = Fault::random(&mut self.rng);
+                    faults::install(self, fault).await;
+                    self.check_single_leaders();
+                }
+            })
+            .await;
+        self.clients = clients;
+    }
+
+    fn start_clients(&mut self, end: Instant) {
+        let end_of_listening = end + PATIENCE;
+        for name in 0..SENDERS {
+            let rng = SmallRng::seed_from_u64(self.rng.random());
+            let (relays, ledger) = (Rc::clone(&self.relays), Rc::clone(&self.ledger));
+            let sender = clients::sender(name, MAILBOXES, relays, ledger, rng, end);
+            self.clients.spawn_local(sender);
+        }
+        for mailbox in 0..MAILBOXES {
+            let rng = SmallRng::seed_from_u64(self.rng.random());
+            let (relays, ledger) = (Rc::clone(&self.relays), Rc::clone(&self.ledger));
+            if mailbox % 2 == 0 {
+                let principal = self.principals[mailbox].clone();
+                let client =
+                    clients::listener(mailbox, principal, relays, ledger, rng, end_of_listening);
+                self.clients.spawn_local(client);
+            } else {
+                let client = clients::poller(mailbox, relays, ledger, rng, end_of_listening);
+                self.clients.spawn_local(client);
+            }
+        }
+    }
+
+    /// Mends everything, starts every node, and waits until every accepted message has arrived.
+    pub(crate) async fn heal_and_settle(&mut self) {
+        self.fabric.heal();
+        for index in 0..NODES {
+            if !self.is_up(index) {
+                self.boot(index).await;
+            }
+        }
+        let clients = std::mem::take(&mut self.clients);
+        clients
+            .run_until(async {
+                self.all_ready().await;
+                let deadline = Instant::now() + PATIENCE / 2;
+                while self.ledger.borrow().outstanding() > 0 && Instant::now() < deadline {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                // Clients that are in the middle of something end it.
+                tokio::time::sleep(Duration::from_secs(6)).await;
+            })
+            .await;
+        drop(clients);
+    }
+
+    /// Checks the promises to clients and the equality of replicas.
+    pub(crate) async fn check(&mut self) {
+        let ledger = self.ledger.borrow();
+        ledger.check().unwrap_or_else(|broken| panic!("seed {}: {broken}", self.seed));
+        assert!(ledger.accepted_count() > 0, "seed {}: nothing was accepted", self.seed);
+        drop(ledger);
+        for shard in (0..SHARDS).map(ShardId) {
+            self.check_replicas(shard).await;
+        }
+    }
+
+    fn replicas(&self, shard: ShardId) -> Vec<ShardHandle> {
+        self.live.iter().flatten().filter_map(|live| live.node.shards().get(shard)).collect()
+    }
+
+    /// Replicas that have applied the same entries hold the same rows.
+    async fn check_replicas(&self, shard: ShardId) {
+        let deadline = Instant::now() + PATIENCE;
+        let replicas = self.replicas(shard);
+        assert_eq!(replicas.len(), NODES);
+        loop {
+            let applied: Vec<u64> = replicas.iter().map(ShardHandle::applied_index).collect();
+            if applied.iter().all(|index| *index == applied[0]) {
+                let digests: Vec<_> =
+                    replicas.iter().map(|replica| replica.digest().unwrap()).collect();
+                assert!(
+                    digests.iter().all(|digest| *digest == digests[0]),
+                    "seed {}: replicas of {shard:?} differ at index {}",
+                    self.seed,
+                    applied[0]
+                );
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "seed {}: {shard:?} is applied up to {applied:?}",
+                self.seed
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// At most one node acts for a shard in a term.
+    pub(crate) fn check_single_leaders(&self) {
+        for shard in (0..SHARDS).map(ShardId) {
+            let mut acting = std::collections::BTreeMap::new();
+            for (index, live) in self.live.iter().enumerate() {
+                let Some(handle) = live.as_ref().and_then(|live| live.node.shards().get(shard))
+                else {
+                    continue;
+                };
+                let leadership = *handle.leadership().borrow();
+                if leadership.role == Role::Acting {
+                    let other = acting.insert(leadership.term, index);
+                    assert_eq!(other, None, "two leaders of {shard:?} in {}", leadership.term);
+                }
+            }
+        }
+    }
+}
+
+/// The disk: syncs what is queued after a while, now and then after a long while.
+async fn sync(log: Arc<MemoryLog>, queued: Arc<Notify>, mut rng: SmallRng) {
+    loop {
+        queued.notified().await;
+        let micros = match rng.random_range(0..100) {
+            0 => rng.random_range(5_000..60_000),
+            _ => rng.random_range(50..1_500),
+        };
+        tokio::time::sleep(Duration::from_micros(micros)).await;
+        log.sync();
+    }
+}
