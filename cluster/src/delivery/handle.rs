@@ -176,7 +176,8 @@ impl ClusterHandle {
             let request = RelayRequest::Receive {
                 mailbox,
                 limit: u32::try_from(fetch.limit).unwrap_or(u32::MAX),
-                wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+                // Rounded up: what is left of a millisecond must not become no wait at all.
+                wait_ms: u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX),
                 after: fetch.after,
             };
             let routed = self.router.ask(&mailbox, kind, request, deadline).await;

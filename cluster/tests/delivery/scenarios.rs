@@ -214,6 +214,22 @@ fn sim_a_long_poll_answers_when_something_comes_or_in_the_end() {
 }
 
 #[test]
+fn sim_a_long_poll_of_a_fraction_of_a_millisecond_ends() {
+    simulate(12, |seed| async move {
+        let cluster = Cluster::start(seed).await;
+        let bob = Device::register(&cluster, 0, "bob").await;
+        // At the leader itself nothing takes any time but the wait.
+        let leader = cluster.leader_of(&bob.id).await;
+        for micros in [1, 999, 1_001, 10_000_500] {
+            let began = Instant::now();
+            let wait = Duration::from_micros(micros);
+            assert!(bob.receive(&cluster, leader, wait).await.is_empty());
+            assert!(began.elapsed() < wait + Duration::from_millis(5), "{:?}", began.elapsed());
+        }
+    });
+}
+
+#[test]
 fn sim_keys_are_honoured_by_all_nodes_until_revoked_and_by_none_after() {
     simulate(7, |seed| async move {
         let cluster = Cluster::start(seed).await;
