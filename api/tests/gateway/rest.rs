@@ -375,6 +375,9 @@ async fn registration_judges_each_field() {
     assert_eq!(post(REGISTER, &good).send(rig.address).await.status, 200);
     let again = post(REGISTER, &good).send(rig.address).await;
     assert_eq!((again.status, again.problem().as_str()), (409, "device_taken"));
+    // Not a point of the curve: an unsigned registration takes it, as it takes any 32 bytes.
+    let no_point = json!({"device_id": "bob", "public_key": "02".to_owned() + &"00".repeat(31)});
+    assert_eq!(post(REGISTER, &no_point).send(rig.address).await.status, 200);
     let weak = "01".to_owned() + &"00".repeat(31);
     for (name, value) in [
         ("device_id", json!("x".repeat(10_000))),
