@@ -82,7 +82,7 @@ impl Trial {
         let history = recorder.history();
         let verdict = check(&history, expectation);
         eprintln!("{verdict}{report:?}");
-        if !verdict.passed() || !report.refused.is_empty() {
+        if !verdict.passed() || !report.refused.is_empty() || cluster.is_kept() {
             cluster.keep_logs();
             let evidence = cluster.evidence()?;
             history.save(&evidence.join(HISTORY))?;

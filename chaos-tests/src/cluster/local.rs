@@ -252,6 +252,11 @@ impl LocalCluster {
         self.keep_logs = true;
     }
 
+    /// Whether everything of this run is kept, whatever comes out.
+    pub fn is_kept(&self) -> bool {
+        std::env::var_os(KEEP_VARIABLE).is_some()
+    }
+
     /// Where kept logs go; further evidence may be put there.
     ///
     /// # Errors
@@ -293,7 +298,7 @@ impl Drop for LocalCluster {
                 Err(error) => eprintln!("the nodes' logs could not be kept: {error:#}"),
             }
         }
-        if std::env::var_os(KEEP_VARIABLE).is_some() {
+        if self.is_kept() {
             self.dir.disable_cleanup(true);
             eprintln!("the cluster's directory is kept: {}", self.dir.path().display());
         }
