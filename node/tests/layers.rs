@@ -35,13 +35,18 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tracing-subscriber", &["heliograph-node", "heliograph-chaos-tests"]),
 ];
 
-/// Package name to the names of everything it depends on, for build, run and tests.
+/// Package name to the names of what it depends on: crates of the workspace also where tests alone
+/// use them, libraries only where the product does.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn graph(metadata: &Value) -> Graph {
     let names = |package: &Value| {
         let dependencies = package["dependencies"].as_array().unwrap().iter();
-        dependencies.map(|d| d["name"].as_str().unwrap().to_owned()).collect()
+        dependencies
+            .map(|dependency| (dependency["name"].as_str().unwrap(), &dependency["kind"]))
+            .filter(|(name, kind)| name.starts_with("heliograph-") || *kind != "dev")
+            .map(|(name, _)| name.to_owned())
+            .collect()
     };
     let packages = metadata["packages"].as_array().unwrap().iter();
     packages.map(|package| (package["name"].as_str().unwrap().to_owned(), names(package))).collect()

@@ -74,7 +74,7 @@ fn sim_accepted_messages_survive_partitions_and_crashes() {
     for_each_seed(seeds(), |seed| {
         simulate(seed, |seed| async move {
             let mut world = World::start(seed).await;
-            world.run_with_faults(Duration::from_secs(12)).await;
+            world.run_with_faults(Duration::from_secs(10)).await;
             world.heal_and_settle().await;
             world.check().await;
         });

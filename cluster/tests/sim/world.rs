@@ -278,7 +278,7 @@ impl World {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 // Clients that are in the middle of something end it.
-                tokio::time::sleep(Duration::from_secs(6)).await;
+                tokio::time::sleep(Duration::from_secs(4)).await;
             })
             .await;
         drop(clients);
