@@ -56,6 +56,17 @@ pub enum NodeFailure {
     DiskLost,
 }
 
+/// A leadership on its way to another node. Until it arrives the leader takes no proposals.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    /// Who is to lead.
+    pub(crate) heir: NodeId,
+    /// The term that is to end.
+    pub(crate) term: u64,
+    /// When it was begun.
+    pub(crate) since: Instant,
+}
+
 /// What the parts of one node share.
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -70,6 +81,8 @@ pub(crate) struct Context {
     pub(crate) detector: Mutex<Detector>,
     /// Peers' wall clocks (milliseconds since the Unix epoch) as their last beats told, and when.
     pub(crate) peer_clocks: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
+    /// Leaderships this node is handing over.
+    pub(crate) transfers: Mutex<BTreeMap<GroupId, Transfer>>,
     pub(crate) failure: watch::Sender<Option<NodeFailure>>,
     pub(crate) stopping: CancellationToken,
     pub(crate) is_draining: AtomicBool,

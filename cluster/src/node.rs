@@ -14,8 +14,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Relay,
     actors::{
+        election,
         node::{self, NodeActor, NodeArguments, NodeMessage},
-        pulse,
     },
     config::{Config, ConfigError, Storages},
     context::{Context, META, NodeFailure},
@@ -80,6 +80,7 @@ impl Node {
             topology: watch::Sender::new(None),
             detector: Mutex::new(Detector::default()),
             peer_clocks: Mutex::default(),
+            transfers: Mutex::default(),
             failure: watch::Sender::new(None),
             stopping: CancellationToken::new(),
             is_draining: false.into(),
@@ -93,6 +94,9 @@ impl Node {
         let spawned = Actor::spawn(None, NodeActor, arguments).await;
         let (actor, _) = spawned.map_err(|_| NodeFailure::ActorDied("node"))?;
         tasks.spawn(node::watch(Arc::clone(&context), Arc::clone(&meta), None));
+        if !meta.log.is_pristine() {
+            tasks.spawn(election::after_start(Arc::clone(&context), Arc::clone(&meta)));
+        }
         context.network.serve(Arc::new(NodeHandler {
             context: Arc::clone(&context),
             delivery: Arc::clone(&delivery),
@@ -206,7 +210,7 @@ impl Node {
                 }
                 if let Some(heir) = self.heir(&group) {
                     led += 1;
-                    pulse::transfer_if_ready(&self.context, &group, heir).await;
+                    election::transfer_if_ready(&self.context, &group, heir).await;
                 }
             }
             if led == 0 {

@@ -1,6 +1,7 @@
 //! The actors of a node: shard, checkpointer, pulse, mailbox, and the node that supervises them.
 
 pub(crate) mod checkpointer;
+pub(crate) mod election;
 pub(crate) mod mailbox;
 pub(crate) mod mailbox_handle;
 pub(crate) mod node;

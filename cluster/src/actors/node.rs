@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     checkpointer::CheckpointerActor,
+    election,
     pulse::PulseActor,
     shard::{RaftShard, ShardActor, ShardArguments},
     time::ShardTime,
@@ -126,6 +127,9 @@ impl NodeArguments {
                 raft_id(*node, topology.member(*node).map_or(0, |member| member.incarnation))
             });
             formation::initialize(&group, members.collect::<BTreeSet<_>>()).await;
+        }
+        if !group.log.is_pristine() {
+            self.tasks.spawn(election::after_start(Arc::clone(context), group));
         }
         Ok(())
     }

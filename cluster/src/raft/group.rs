@@ -1,6 +1,13 @@
 //! One Raft group on this node: openraft, its log, its state.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use heliograph_storage::{GroupId, SnapshotReceiver, SnapshotStore};
@@ -40,6 +47,8 @@ pub(crate) struct RaftGroup {
     snapshots: Arc<dyn SnapshotStore>,
     incoming: Mutex<Option<Incoming>>,
     leadership: watch::Sender<Leadership>,
+    /// The term in which this node began to hand its leadership over; 0 for none.
+    ended_term: AtomicU64,
 }
 
 impl RaftGroup {
@@ -65,6 +74,7 @@ impl RaftGroup {
             snapshots,
             incoming: Mutex::default(),
             leadership: watch::Sender::new(Leadership::default()),
+            ended_term: AtomicU64::new(0),
         }))
     }
 
@@ -118,7 +128,8 @@ impl RaftGroup {
     /// Whether this replica may act as leader now, and in which term.
     pub(crate) fn acting_term(&self) -> Option<u64> {
         let leadership = self.leads();
-        if leadership.role != Role::Acting {
+        let is_ending = self.ended_term.load(Ordering::Relaxed) == leadership.term;
+        if leadership.role != Role::Acting || is_ending {
             return None;
         }
         let metrics = self.raft.data_metrics();
@@ -131,6 +142,17 @@ impl RaftGroup {
     /// of peers by which openraft would note that a quorum stands.
     fn is_sole_voter(&self) -> bool {
         self.raft.voter_ids().eq([*self.raft.node_id()])
+    }
+
+    /// Ends the licence to act in `term`: leadership is being handed over, and the lease that backs
+    /// the licence with it.
+    pub(crate) fn end_acting(&self, term: u64) {
+        self.ended_term.store(term, Ordering::Relaxed);
+    }
+
+    /// Whether a leader has told this replica what is committed since it started.
+    pub(crate) fn has_heard_a_leader(&self) -> bool {
+        self.raft.data_metrics().borrow_watched().cluster_committed.is_some()
     }
 
     /// Puts one entry into the log and answers what applying it gave.

@@ -153,6 +153,7 @@ pub(crate) async fn poller(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        tracing::debug!(mailbox, ?messages, "a client receives");
         for message in &messages {
             let number = (message.priority, message.seq);
             ledger.borrow_mut().delivered(mailbox, message.message_id.as_str(), number);
@@ -163,7 +164,9 @@ pub(crate) async fn poller(
             continue;
         }
         let Some(relay) = any_relay(&relays, &mut rng) else { continue };
-        if relay.acknowledge(&device, items, Instant::now() + ATTEMPT).await.is_ok() {
+        let answer = relay.acknowledge(&device, items, Instant::now() + ATTEMPT).await;
+        tracing::debug!(mailbox, ?answer, "a client has acknowledged");
+        if answer.is_ok() {
             for message in &messages {
                 ledger.borrow_mut().acknowledged(mailbox, message.message_id.as_str());
             }

@@ -110,6 +110,8 @@ fn sim_a_cluster_comes_back_from_a_crash_of_all_nodes() {
             for index in 0..world::NODES {
                 world.boot(index).await;
             }
+            let gap = world.led_again().await;
+            assert!(gap < Duration::from_secs(2), "seed {seed}: {gap:?} without leaders");
             world.all_ready().await;
         });
     });

@@ -1,0 +1,171 @@
+//! Who leads: elections after a death and after a start, and the handing over of leadership (design
+//! decision 3).
+
+use std::{sync::Arc, time::Duration};
+
+use heliograph_transport::NodeId;
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
+
+use crate::{
+    context::{Context, META, Transfer, group_of},
+    metrics,
+    raft::{RaftGroup, node_of},
+    shard_handle::Role,
+};
+
+/// The first-ranked follower runs after this: its peers have heard of the death as well by then.
+const FIRST_RUN: Duration = Duration::from_millis(15);
+/// Each further rank waits this much longer (design decision 3).
+const RANK_STEP: Duration = Duration::from_millis(150);
+/// How often a follower runs before it leaves the matter to Raft's own timeouts.
+const RUNS_MAX: u32 = 4;
+/// After a start, followers wait this long for a living leader to be heard before they run. Longer
+/// than a leader's licence (`FENCE_LEASE`, a second) lasts on what this node may have answered
+/// before it went down, and twice as long as heartbeats are apart.
+const START_PAUSE: Duration = Duration::from_millis(1100);
+/// A preferred leader this many entries behind is not ready yet.
+const BALANCE_LAG_MAX: u64 = 64;
+/// A transfer that has not arrived after this is begun anew. It takes a round trip and an election:
+/// some milliseconds.
+const TRANSFER_PATIENCE: Duration = Duration::from_millis(700);
+
+/// Ends a dead leader's lease on this follower and runs for leader when its turn comes.
+pub(crate) async fn replace_leader(context: Arc<Context>, group: Arc<RaftGroup>, dead: NodeId) {
+    group.forget_lease().await;
+    let Some(rank) = rank(&context, &group, Some(dead)) else { return };
+    let mut pause = FIRST_RUN + RANK_STEP * rank;
+    for _ in 0..RUNS_MAX {
+        tokio::time::sleep(pause).await;
+        let leader = group.leads().leader;
+        if leader.is_some_and(|leader| leader != dead) || context.detector.lock().is_live(dead) {
+            return;
+        }
+        ::metrics::counter!(metrics::ELECTIONS_TOTAL).increment(1);
+        group.forget_lease().await;
+        group.elect().await;
+        pause = RANK_STEP * 2;
+    }
+}
+
+/// After a start of all nodes nobody leads, and Raft's own timeouts would take seconds to find out:
+/// the first in rank runs once it hears a majority. Where a leader lives the others refuse.
+pub(crate) async fn after_start(context: Arc<Context>, group: Arc<RaftGroup>) {
+    for _ in 0..RUNS_MAX {
+        let term = group.leads().term;
+        tokio::time::sleep(START_PAUSE).await;
+        let leads = group.leads();
+        let is_led = group.has_heard_a_leader() || leads.term != term;
+        if is_led || leads.role != Role::Follower || context.stopping.is_cancelled() {
+            return;
+        }
+        group.forget_lease().await;
+        let Some(rank) = rank(&context, &group, None) else { return };
+        tokio::time::sleep(FIRST_RUN + RANK_STEP * rank).await;
+        if group.leads() == leads {
+            group.elect().await;
+        }
+    }
+}
+
+/// This node's place among the live voters of the group; `None` for a node that does not vote. The
+/// order begins at the preferred leaders, so that a dead node's shards fall to all others alike.
+fn rank(context: &Context, group: &RaftGroup, dead: Option<NodeId>) -> Option<u32> {
+    let voters: Vec<NodeId> = group.raft.voter_ids().map(node_of).collect();
+    let mut order: Vec<NodeId> = Vec::new();
+    if let Some(topology) = context.topology() {
+        let shard = topology.shards().find(|shard| group_of(*shard) == group.id);
+        order.extend(shard.map(|shard| topology.replicas(shard).to_vec()).unwrap_or_default());
+    }
+    order.extend(voters.iter().copied());
+    let mut rank = 0;
+    let mut counted = Vec::new();
+    for node in order {
+        if Some(node) == dead || counted.contains(&node) || !voters.contains(&node) {
+            continue;
+        }
+        counted.push(node);
+        if node == context.local() {
+            return Some(rank);
+        }
+        if context.detector.lock().is_live(node) {
+            rank += 1;
+        }
+    }
+    None
+}
+
+/// Hands leadership to the preferred replica where that one is ready for it.
+pub(crate) async fn balance_leaders(context: &Context) {
+    let Some(topology) = context.topology() else { return };
+    if context.is_draining() {
+        return;
+    }
+    for shard in topology.shards() {
+        let Some(group) = context.group(group_of(shard)) else { continue };
+        let Some(&preferred) = topology.replicas(shard).first() else { continue };
+        transfer_if_ready(context, &group, preferred).await;
+    }
+    if let (Some(group), Some(first)) = (context.group(META), topology.members.first()) {
+        transfer_if_ready(context, &group, first.id).await;
+    }
+}
+
+/// Hands leadership to `heir` if this node leads and `heir` lives and is caught up.
+pub(crate) async fn transfer_if_ready(context: &Context, group: &RaftGroup, heir: NodeId) {
+    let leads = group.leads();
+    if leads.role != Role::Acting
+        || heir == context.local()
+        || !context.detector.lock().is_live(heir)
+    {
+        return;
+    }
+    let raft_id = context.raft_id_of(heir);
+    let is_caught_up = {
+        let metrics = group.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let last = metrics.last_log.map_or(0, |log_id| log_id.index);
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&raft_id).copied());
+        matched.flatten().is_some_and(|matched| matched.index + BALANCE_LAG_MAX >= last)
+    };
+    if is_caught_up {
+        transfer(context, group, heir, leads.term).await;
+    }
+}
+
+async fn transfer(context: &Context, group: &RaftGroup, heir: NodeId, term: u64) {
+    // The heir may lead at once: from here on this node acts no more.
+    group.end_acting(term);
+    let begun = Transfer { heir, term, since: Instant::now() };
+    context.transfers.lock().insert(group.id, begun);
+    if let Err(error) = group.raft.trigger().transfer_leader(context.raft_id_of(heir)).await {
+        tracing::warn!(group = group.id.0, %error, "raft is gone");
+    }
+}
+
+/// Looks after leaderships on their way: one whose heir died or does not take it goes to another
+/// live voter, or once more to the same where there is no other. Otherwise the leader would take no
+/// proposals until its followers' timeouts end.
+pub(crate) async fn push_transfers(context: &Context) {
+    let pending = context.transfers.lock().clone();
+    for (id, begun) in pending {
+        let Some(group) = context.group(id) else { continue };
+        let leads = group.leads();
+        if leads.leader != Some(context.local()) || leads.term != begun.term {
+            context.transfers.lock().remove(&id);
+            continue;
+        }
+        let voters = group.raft.voter_ids().map(node_of);
+        let heirs: Vec<NodeId> = {
+            let detector = context.detector.lock();
+            voters.filter(|node| detector.is_live(*node)).collect()
+        };
+        if heirs.contains(&begun.heir) && begun.since.elapsed() < TRANSFER_PATIENCE {
+            continue;
+        }
+        let other = heirs.iter().find(|node| **node != begun.heir);
+        if let Some(heir) = other.or(heirs.first()) {
+            transfer(context, &group, *heir, leads.term).await;
+        }
+    }
+}
