@@ -51,9 +51,10 @@ pub(crate) async fn replace_leader(context: Arc<Context>, group: Arc<RaftGroup>,
 /// After a start of all nodes nobody leads, and Raft's own timeouts would take seconds to find out:
 /// the first in rank runs once it hears a majority. Where a leader lives the others refuse.
 pub(crate) async fn after_start(context: Arc<Context>, group: Arc<RaftGroup>) {
+    let mut pause = START_PAUSE;
     for _ in 0..RUNS_MAX {
         let term = group.leads().term;
-        tokio::time::sleep(START_PAUSE).await;
+        tokio::time::sleep(pause).await;
         let leads = group.leads();
         let is_led = group.has_heard_a_leader() || leads.term != term;
         if is_led || leads.role != Role::Follower || context.stopping.is_cancelled() {
@@ -61,10 +62,12 @@ pub(crate) async fn after_start(context: Arc<Context>, group: Arc<RaftGroup>) {
         }
         group.forget_lease().await;
         let Some(rank) = rank(&context, &group, None) else { return };
-        tokio::time::sleep(FIRST_RUN + RANK_STEP * rank).await;
+        // Nodes do not start at the same moment: the first in rank gives the others a step, too.
+        tokio::time::sleep(RANK_STEP * (rank + 1)).await;
         if group.leads() == leads {
             group.elect().await;
         }
+        pause = RANK_STEP * 2;
     }
 }
 
