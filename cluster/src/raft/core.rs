@@ -167,7 +167,7 @@ impl GroupCore {
     /// Applies one entry and answers its proposer.
     pub(crate) fn apply(&self, entry: Entry) -> Result<EntryAnswer, io::Error> {
         let mut inner = self.inner.lock();
-        let term = **entry.log_id.leader_id_ref();
+        let term = *entry.log_id.leader_id;
         let answer = match &entry.payload {
             EntryPayload::Blank => EntryAnswer::None,
             EntryPayload::Membership(_) => {
@@ -279,15 +279,4 @@ impl GroupCore {
 
 fn unknown_entry() -> io::Error {
     io::Error::other("a committed entry is of a version this build does not know: upgrade the node")
-}
-
-/// `LogId`'s leader id without the trait's generics in the way.
-trait LeaderIdRef {
-    fn leader_id_ref(&self) -> &super::types::CommittedLeaderId;
-}
-
-impl LeaderIdRef for LogId {
-    fn leader_id_ref(&self) -> &super::types::CommittedLeaderId {
-        &self.leader_id
-    }
 }

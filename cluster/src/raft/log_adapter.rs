@@ -95,18 +95,7 @@ fn log_id(position: Position) -> LogId {
 }
 
 pub(crate) fn position(log_id: &LogId) -> Position {
-    Position { term: **log_id.committed_leader_id_ref(), index: log_id.index }
-}
-
-/// `LogId`'s leader id, without the trait's generics in the way.
-trait CommittedLeaderIdRef {
-    fn committed_leader_id_ref(&self) -> &CommittedLeaderId;
-}
-
-impl CommittedLeaderIdRef for LogId {
-    fn committed_leader_id_ref(&self) -> &CommittedLeaderId {
-        &self.leader_id
-    }
+    Position { term: *log_id.leader_id, index: log_id.index }
 }
 
 fn encode_payload(payload: Payload) -> Result<Bytes, io::Error> {
