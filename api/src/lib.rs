@@ -15,6 +15,7 @@ pub mod metrics;
 mod mosa;
 mod problem;
 pub mod server;
+mod stream;
 pub mod websocket;
 
 pub use clock::{Clock, SystemClock};

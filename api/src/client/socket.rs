@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Client, ClientError, Letter, Receipt, Received, Refusal,
-    connector::Stream,
     rest::refusal,
     types::{ack_fields, priority},
 };
 use crate::{
     entropy::Entropy,
+    stream::Stream,
     websocket::{
         Acknowledgement, SUBPROTOCOL, accept_key,
         codec::{self, Decoder, Flow, Opcode, Role, write_masked_frame},

@@ -29,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     config::Limits,
+    guarded::Guarded,
     handler::{Answer, Handler, Reply, Takeover},
-    stream::{Guarded, Stream},
 };
 use crate::{
     metrics::PANICS,
     problem::{Code, Problem},
+    stream::Stream,
 };
 
 /// hyper's own limits lie above ours, so that ours can answer in full.

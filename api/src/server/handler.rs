@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
-use super::stream::Stream;
+use crate::stream::Stream;
 
 /// A whole response.
 pub(crate) type Answer = Response<Full<Bytes>>;

@@ -19,11 +19,11 @@ use tokio_util::task::TaskTracker;
 use super::{
     connection::{Shared, serve},
     handler::{Handler, Reply},
-    stream::Stream,
 };
 use crate::{
     metrics::{ACCEPT_ERRORS, CONNECTIONS, CONNECTIONS_REFUSED, Held, PANICS, TLS_FAILURES},
     problem::{Code, Problem},
+    stream::Stream,
 };
 
 /// First and longest pause after `accept` failed for want of descriptors or memory.
@@ -120,7 +120,7 @@ async fn secure_and_serve(tcp: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<
 async fn secure(tcp: TcpStream, tls: Option<TlsAcceptor>, time_max: Duration) -> Option<Stream> {
     let Some(tls) = tls else { return Some(Stream::Plain(tcp)) };
     match timeout(time_max, tls.accept(tcp)).await {
-        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
+        Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream.into()))),
         Ok(Err(error)) => {
             counter!(TLS_FAILURES).increment(1);
             tracing::debug!(%error, "TLS handshake failed");

@@ -6,9 +6,9 @@
 pub(crate) mod body;
 mod config;
 mod connection;
+mod guarded;
 pub(crate) mod handler;
 mod listener;
-pub(crate) mod stream;
 mod tls;
 
 use std::{net::SocketAddr, sync::Arc};

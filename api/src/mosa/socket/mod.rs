@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use crate::{entropy::Entropy, server::stream::Stream, websocket::Connection};
+use crate::{entropy::Entropy, stream::Stream, websocket::Connection};
 use protocol::DeviceProtocol;
 
 /// Runs a connection after its handshake.
