@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use heliograph_storage::{LogStore, SnapshotStore, StateStore};
 use heliograph_transport::NodeId;
 
-use crate::topology::Settings;
+use crate::{
+    admin::{Host, NoHost},
+    topology::Settings,
+};
 
 /// A node that the cluster is formed of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +88,8 @@ pub struct Config {
     pub raft: RaftConfig,
     /// See [`CheckpointConfig`].
     pub checkpoint: CheckpointConfig,
+    /// What the process knows of itself, for operators.
+    pub host: Arc<dyn Host>,
 }
 
 impl Config {
@@ -99,6 +104,7 @@ impl Config {
             settings: Settings::default(),
             raft: RaftConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            host: Arc::new(NoHost),
         }
     }
 

@@ -110,6 +110,12 @@ impl Detector {
         self.peers.get(&node).is_some_and(|peer| !peer.is_suspected)
     }
 
+    /// For how long `node` has been silent; none when it was never heard.
+    pub(crate) fn silence(&self, node: NodeId, now: Instant) -> Option<Duration> {
+        let peer = self.peers.get(&node)?;
+        Some(now.saturating_duration_since(peer.last_heard))
+    }
+
     fn judge(&mut self, now: Instant) -> Verdict {
         let mut verdict = Verdict::default();
         for (node, peer) in &mut self.peers {

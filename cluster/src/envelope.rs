@@ -8,6 +8,8 @@ pub(crate) const RAFT: u8 = 1;
 pub(crate) const RELAY: u8 = 2;
 /// Forming, joining, beats: between node actors.
 pub(crate) const NODE: u8 = 3;
+/// What operators ask, passed on between nodes.
+pub(crate) const ADMIN: u8 = 4;
 
 /// Splits the envelope from the body; `None` for an empty payload.
 pub(crate) fn open(mut payload: Bytes) -> Option<(u8, Bytes)> {

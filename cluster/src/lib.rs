@@ -7,9 +7,11 @@
 //! - `raft`: openraft over our log, rows and network.
 //! - `placement`, `detector`, `formation`: which node holds what, who seems dead, how it began.
 //! - `actors`: shard, checkpointer, pulse, mailbox, and the node that supervises them.
+//! - `admin`: what operators see and ask: [`ClusterAdmin`].
 //! - `delivery`: router, subscriptions, live frames, key leases.
 
 mod actors;
+mod admin;
 mod config;
 mod context;
 mod delivery;
@@ -31,6 +33,10 @@ mod shard_handle;
 mod surroundings;
 mod topology;
 
+pub use admin::{
+    AdminError, ClusterAdmin, ClusterHealth, ClusterStatus, DiskUse, GroupStatus, Host,
+    LearnerStatus, Liveness, MoveStatus, NoHost, NodeState, NodeStatus, ReplicaStatus,
+};
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
 pub use context::NodeFailure;
 pub use node::{Node, StartError};

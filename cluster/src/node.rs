@@ -17,6 +17,7 @@ use crate::{
         election,
         node::{self, NodeActor, NodeArguments, NodeMessage},
     },
+    admin::{Admin, ClusterAdmin},
     config::{Config, ConfigError, Storages},
     context::{Context, META, NodeFailure},
     delivery::Delivery,
@@ -121,6 +122,11 @@ impl Node {
     /// The node as front doors see it.
     pub fn relay(&self) -> Arc<dyn Relay> {
         self.delivery.relay()
+    }
+
+    /// The cluster as its operators see it.
+    pub fn admin(&self) -> Arc<dyn ClusterAdmin> {
+        Arc::new(Admin::new(&self.context))
     }
 
     /// Nodes, shards and settings, once the cluster is formed.

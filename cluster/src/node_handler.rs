@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     actors::pulse,
+    admin,
     context::Context,
     delivery::Delivery,
     envelope, formation,
@@ -41,6 +42,9 @@ impl Handler for NodeHandler {
                 // Peers read answers without an envelope.
                 Some(node_wire::encode(&answer).slice(1..))
             }),
+            Some((envelope::ADMIN, body)) => {
+                Box::pin(admin::answer(Arc::clone(&self.context), body))
+            }
             _ => Box::pin(std::future::ready(None)),
         }
     }

@@ -16,7 +16,8 @@ pub(crate) use self::{
     core::{GroupCore, GroupKind},
     group::RaftGroup,
     log_adapter::GroupLog,
+    offload::offload,
     rpc::decode_head,
     runtime::seed_this_thread,
-    types::{EntryAnswer, node_of, raft_id},
+    types::{EntryAnswer, incarnation_of, node_of, raft_id},
 };

@@ -66,6 +66,11 @@ pub(crate) fn raft_id(node: NodeId, incarnation: u32) -> u64 {
     u64::from(node.0) << 32 | u64::from(incarnation)
 }
 
+/// The incarnation of a Raft id.
+pub(crate) fn incarnation_of(raft_id: u64) -> u32 {
+    u32::try_from(raft_id & 0xFFFF_FFFF).expect("masked to 32 bits")
+}
+
 /// The node of a Raft id.
 pub(crate) fn node_of(raft_id: u64) -> NodeId {
     NodeId(u16::try_from(raft_id >> 32 & 0xFFFF).expect("masked to 16 bits"))

@@ -1,0 +1,73 @@
+//! The node's [`ClusterAdmin`]: asks all nodes and composes what they tell.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use heliograph_transport::{BoxFuture, Lane, NodeId};
+use tokio::time::Instant;
+
+use super::{
+    AdminError, ClusterAdmin, ClusterStatus,
+    compose::{Heard, Known, compose},
+    report::report,
+    wire::{self, AdminAnswer, AdminRequest, NodeReport},
+};
+use crate::context::Context;
+
+/// How long a node may take to tell how it does. A busy one answers in milliseconds; one that
+/// takes longer is shown as not answering.
+const REPORT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The node's [`ClusterAdmin`].
+pub(crate) struct Admin {
+    context: Arc<Context>,
+}
+
+impl Admin {
+    pub(crate) fn new(context: &Arc<Context>) -> Self {
+        Self { context: Arc::clone(context) }
+    }
+
+    async fn compose_status(&self, deadline: Instant) -> Result<ClusterStatus, AdminError> {
+        let context = &self.context;
+        let topology = context.topology().ok_or(AdminError::NotFormed)?;
+        let deadline = deadline.min(Instant::now() + REPORT_DEADLINE);
+        let asked = topology.members.iter().map(|member| async move {
+            let report = match member.id == context.local() {
+                true => Some(report(context).await),
+                false => ask(context, member.id, deadline).await,
+            };
+            let silence = context.detector.lock().silence(member.id, Instant::now());
+            (member.id, Heard { report, silence })
+        });
+        let heard: BTreeMap<NodeId, Heard> = join_all(asked).await.into_iter().collect();
+        Ok(compose(&Known {
+            cluster_id: context.config.cluster_id,
+            asked: context.local(),
+            topology: &topology,
+            heard,
+        }))
+    }
+}
+
+impl ClusterAdmin for Admin {
+    fn status(&self, deadline: Instant) -> BoxFuture<'_, Result<ClusterStatus, AdminError>> {
+        Box::pin(self.compose_status(deadline))
+    }
+}
+
+async fn ask(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeReport> {
+    let request = wire::encode(&AdminRequest::Report);
+    let answer = context.network.call(node, Lane::Urgent, request, deadline).await.ok()?;
+    let AdminAnswer::Report(report) = wire::decode(&answer)?;
+    Some(report)
+}
+
+/// Answers a peer; none for what this build does not know.
+pub(crate) async fn answer(context: Arc<Context>, body: Bytes) -> Option<Bytes> {
+    let AdminRequest::Report = wire::decode(&body)?;
+    let answer = AdminAnswer::Report(report(&context).await);
+    // Peers read answers without an envelope.
+    Some(wire::encode(&answer).slice(1..))
+}
