@@ -11,7 +11,7 @@ use std::{
 use heliograph_storage::{GroupId, GroupState, Health};
 use heliograph_transport::{Network, NodeId};
 use parking_lot::{Mutex, RwLock};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     raft::{GroupCore, GroupKind, GroupLog, RaftGroup, raft_id},
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
+    watch,
 };
 
 /// The meta group.

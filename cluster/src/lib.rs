@@ -32,6 +32,7 @@ mod relay;
 mod shard_handle;
 mod surroundings;
 mod topology;
+pub mod watch;
 
 pub use admin::{
     AdminError, ClusterAdmin, ClusterHealth, ClusterStatus, DiskUse, GroupStatus, Host,

@@ -8,7 +8,7 @@ use std::{
 use heliograph_transport::Network;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorRef};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     shard_handle::ShardObserver,
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
+    watch,
 };
 
 /// Why a node did not start.

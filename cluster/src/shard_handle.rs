@@ -4,11 +4,12 @@ use std::{fmt, sync::Arc};
 
 use heliograph_storage::RowsRead;
 use heliograph_transport::{BoxFuture, NodeId};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     machine::{Command, Effect, Outcome},
     model::ShardId,
+    watch,
 };
 
 /// What a replica is to its shard.

@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use heliograph_transport::NodeId;
-use parking_lot::RwLock;
-use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-
 use crate::{
     ShardHandle,
     machine::Limits,
     model::{KeyHasher, SLOTS, ShardId, Slot},
+    watch,
 };
+use heliograph_transport::NodeId;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 
 /// A node of the cluster, as the registry has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

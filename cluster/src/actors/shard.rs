@@ -7,7 +7,7 @@ use heliograph_storage::RowsRead;
 use heliograph_transport::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::Instant,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     model::ShardId,
     raft::{EntryAnswer, RaftGroup},
     shard_handle::{Fence, Leadership, ProposeError, Role, ShardPort},
+    watch,
 };
 
 /// Commands that may wait for a shard at once; more are refused as overloaded. Two full entries:

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use heliograph_transport::{CallError, NodeId};
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, watch},
+    sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
 
@@ -23,6 +23,7 @@ use crate::{
     LeaderTable, RelayError, Surroundings, Topology, metrics,
     model::{MailboxKey, ShardId},
     peer_client::PeerClient,
+    watch,
 };
 
 /// Requests of this node under way; a further one is refused. At 1 KiB and 10 ms each this is

@@ -14,10 +14,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use heliograph_transport::NodeId;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     leases::{Held, Leases},
@@ -37,6 +34,7 @@ use crate::{
     machine::{Command, Outcome, SubscriptionId, queries},
     model::{MailboxKey, ShardId, Slot},
     peer_client::PeerClient,
+    watch,
 };
 
 /// Bytes of messages in one answer to a read: half a frame.

@@ -16,7 +16,6 @@ use heliograph_storage::{
 use openraft::{EntryPayload, entry::RaftPayload};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::{
     offload::offload,
@@ -28,6 +27,7 @@ use crate::{
     model::ShardId,
     shard_handle::ShardObserver,
     topology::Topology,
+    watch,
 };
 
 /// How far the log is applied, as it is saved with the rows.

@@ -14,7 +14,6 @@ use heliograph_storage::{GroupId, SnapshotReceiver, SnapshotStore};
 use heliograph_transport::Network;
 use openraft::{Instant, Raft, async_runtime::WatchReceiver, raft::TransferLeaderRequest};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::{
     core::GroupCore,
@@ -25,7 +24,10 @@ use super::{
     state_adapter::GroupStateMachine,
     types::{EntryAnswer, EntryData, TypeConfig, node_of},
 };
-use crate::shard_handle::{Leadership, ProposeError, Role};
+use crate::{
+    shard_handle::{Leadership, ProposeError, Role},
+    watch,
+};
 
 /// How long a leader's licence lasts after a quorum last answered it (design decision 4).
 const FENCE_LEASE: Duration = Duration::from_secs(1);

@@ -7,6 +7,7 @@ mod network_adapter;
 pub(crate) mod offload;
 mod rpc;
 mod runtime;
+mod runtime_watch;
 mod state_adapter;
 #[cfg(test)]
 mod suite_test;

@@ -1,12 +1,13 @@
-//! The runtime openraft runs on: tokio, with randomness that a simulation can seed.
+//! The runtime openraft runs on: tokio, with randomness that a simulation can seed, and watched
+//! values that wake in order.
 
 use std::{cell::Cell, convert::Infallible, future::Future, time::Duration};
 
 use openraft::{AsyncRuntime, OptionalSend};
-use openraft_rt_tokio::{
-    TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch,
-};
+use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::RngCore;
+
+use super::runtime_watch::OrderedWatch;
 
 thread_local! {
     /// The state of this thread's seeded generator; none outside simulations.
@@ -53,7 +54,7 @@ impl rand_core::TryRng for RaftRng {
     }
 }
 
-/// tokio, but for [`RaftRng`].
+/// tokio, but for [`RaftRng`] and [`OrderedWatch`].
 #[derive(Debug)]
 pub(crate) struct Runtime(TokioRuntime);
 
@@ -66,7 +67,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = RaftRng;
     type Mpsc = TokioMpsc;
-    type Watch = TokioWatch;
+    type Watch = OrderedWatch;
     type Oneshot = TokioOneshot;
     type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
 

@@ -2,6 +2,13 @@
 
 use std::{io, sync::Arc};
 
+use super::{
+    core::{GroupCore, GroupKind},
+    log_adapter::GroupLog,
+    state_adapter::GroupStateMachine,
+    types::{CommittedLeaderId, LogId, SnapshotMeta, StoredMembership, TypeConfig},
+};
+use crate::watch;
 use futures_util::Stream;
 use heliograph_storage::{
     FileSnapshots, GroupId, GroupState, LogStore, MemoryDisk, MemoryLog, MemorySnapshotDisk,
@@ -15,14 +22,6 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::sync::watch;
-
-use super::{
-    core::{GroupCore, GroupKind},
-    log_adapter::GroupLog,
-    state_adapter::GroupStateMachine,
-    types::{CommittedLeaderId, LogId, SnapshotMeta, StoredMembership, TypeConfig},
-};
 
 /// All snapshot stores a suite has made: it hands a snapshot of one machine to another, which in
 /// a cluster is the network's work.

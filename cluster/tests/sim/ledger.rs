@@ -8,7 +8,7 @@ use heliograph_cluster::model::Priority;
 pub(crate) type Number = (Priority, u64);
 
 /// What happened to one mailbox.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Hash)]
 pub(crate) struct Mailbox {
     /// Accepted messages: id → number.
     accepted: BTreeMap<String, Number>,
@@ -22,7 +22,7 @@ pub(crate) struct Mailbox {
 }
 
 /// All mailboxes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Hash)]
 pub(crate) struct Ledger {
     mailboxes: BTreeMap<usize, Mailbox>,
 }

@@ -18,8 +18,11 @@ use world::World;
 /// Seeds of a run in CI (the issue asks for at least 200).
 const SEEDS: Range<u64> = 0..200;
 
-fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("SIM_SEEDS") else { return SEEDS };
+/// Seeds that are run twice and once more in another process, each time with the same history.
+const REPEATED_SEEDS: Range<u64> = 1000..1004;
+
+fn seeds_or(usual: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("SIM_SEEDS") else { return usual };
     let range =
         text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     range.unwrap_or_else(|| panic!("SIM_SEEDS must look like 0..200, not {text:?}"))
@@ -71,13 +74,48 @@ fn for_each_seed(seeds: Range<u64>, run: impl Fn(u64) + Sync) {
 
 #[test]
 fn sim_accepted_messages_survive_partitions_and_crashes() {
-    for_each_seed(seeds(), |seed| {
+    for_each_seed(seeds_or(SEEDS), |seed| {
         simulate(seed, |seed| async move {
             let mut world = World::start(seed).await;
             world.run_with_faults(Duration::from_secs(10)).await;
             world.heal_and_settle().await;
             world.check().await;
         });
+    });
+}
+
+/// What happened in a run of `seed`, as a number.
+fn history(seed: u64) -> u64 {
+    simulate(seed, |seed| async move {
+        let mut world = World::start(seed).await;
+        world.run_with_faults(Duration::from_secs(10)).await;
+        world.heal_and_settle().await;
+        world.check().await;
+        world.history()
+    })
+}
+
+/// The name under which this process starts itself to run one seed.
+const ONE_HISTORY: &str = "SIM_HISTORY_OF";
+
+#[test]
+fn sim_a_seed_repeats_itself() {
+    if let Ok(seed) = std::env::var(ONE_HISTORY) {
+        println!("history {:016x}", history(seed.parse().unwrap()));
+        return;
+    }
+    for_each_seed(seeds_or(REPEATED_SEEDS), |seed| {
+        let first = history(seed);
+        assert_eq!(history(seed), first, "seed {seed}: twice in one process");
+        let itself = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(itself)
+            .args(["--exact", "sim_a_seed_repeats_itself", "--nocapture"])
+            .env(ONE_HISTORY, seed.to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let same = format!("history {first:016x}");
+        assert!(said.contains(&same), "seed {seed}: not {same} in another process, but {said}");
     });
 }
 

@@ -1,6 +1,12 @@
 //! The simulated cluster: nodes, their disks, their clocks, and the clients around them.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    hash::{Hash, Hasher},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use heliograph_cluster::{
     Clock, Config, Entropy, FirstMember, Node, Principal, Role, ShardHandle, Storages,
@@ -284,6 +290,17 @@ impl World {
         drop(clients);
     }
 
+    /// A number that two runs share if the same happened in them: the same frames at the same
+    /// times, the same promises to the same clients.
+    pub(crate) fn history(&self) -> u64 {
+        // Its keys are fixed, unlike those of `RandomState`.
+        let mut history = std::hash::DefaultHasher::new();
+        self.fabric.trace().hash(&mut history);
+        self.origin.elapsed().hash(&mut history);
+        self.ledger.borrow().hash(&mut history);
+        history.finish()
+    }
+
     /// Checks the promises to clients and the equality of replicas.
     pub(crate) async fn check(&mut self) {
         self.check_ledger();
@@ -344,6 +361,14 @@ impl World {
                     assert_eq!(other, None, "two leaders of {shard:?} in {}", leadership.term);
                 }
             }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}: the history until then is {:016x}", self.seed, self.history());
         }
     }
 }

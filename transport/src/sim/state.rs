@@ -94,7 +94,7 @@ pub(super) struct InFlight {
     pub(super) packet: Packet,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
     /// The first frame of a stream may have arrived.
     Stream(StreamKey),
@@ -112,7 +112,7 @@ pub(super) enum Event {
     Closed { local: NodeId, peer: NodeId, connection: u64, ending: Ending },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Process,
     Connection,
@@ -137,7 +137,7 @@ pub(crate) struct State {
     /// Source of lives, connections, call ids and event numbers: never the same twice.
     counter: u64,
     start: Instant,
-    trace: std::hash::DefaultHasher,
+    pub(super) trace: std::hash::DefaultHasher,
 }
 
 impl State {
@@ -323,8 +323,10 @@ impl State {
             return false;
         }
         let (at, number) = *entry.key();
+        let after = at - self.start;
+        tracing::trace!(number, ?after, event = ?entry.get(), "a step of the simulated network");
         self.trace.write_u64(number);
-        self.trace.write_u128((at - self.start).as_nanos());
+        self.trace.write_u128(after.as_nanos());
         match entry.remove() {
             Event::Stream(key) => self.arrive(key, now),
             Event::Dial { low, high, life } => self.dial(low, high, life),

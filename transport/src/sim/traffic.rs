@@ -1,6 +1,6 @@
 //! How frames travel on simulated lanes: sent, delayed, delivered in order, answered.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, hash::Hasher, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
@@ -101,6 +101,12 @@ impl State {
         let Some(side) = self.sides.get_mut(&(to, from)) else { return };
         if side.connection != frame.connection {
             return;
+        }
+        if let Packet::Notice(bytes)
+        | Packet::Request { payload: bytes, .. }
+        | Packet::Reply { reply: Reply::Answer(bytes), .. } = &frame.packet
+        {
+            self.trace.write(bytes);
         }
         match frame.packet {
             Packet::Notice(payload) => {
