@@ -3,10 +3,13 @@
 //! - `server`: listener, TLS, hyper, limits, graceful shutdown; knows nothing of MOSA.
 //! - `websocket`: RFC 6455 codec and the connection actor.
 //! - `mosa`: the MOSA gateway: REST routes and WebSocket frames.
+//! - `admin`: the operators' port.
 //! - `client`: what `heliograph send` and the chaos tests speak to a cluster with.
 //!
-//! The cluster is seen through [`heliograph_cluster::Relay`] alone.
+//! The cluster is seen through [`heliograph_cluster::Relay`] and
+//! [`heliograph_cluster::ClusterAdmin`] alone.
 
+pub mod admin;
 mod base64;
 pub mod client;
 mod clock;

@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod admin;
 mod connector;
 mod endpoint;
 mod error;
@@ -29,6 +30,7 @@ mod retry;
 mod socket;
 mod types;
 
+pub use admin::AdminClient;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{ClientError, Refusal};
 pub use identity::{DeviceKey, KeyFileError};

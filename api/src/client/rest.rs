@@ -205,7 +205,7 @@ impl Client {
         (self.clock.now_ms() / 1000).to_string()
     }
 
-    async fn keyed(
+    pub(super) async fn keyed(
         &self,
         method: Method,
         path: &str,
@@ -286,6 +286,6 @@ pub(super) fn refusal(status: StatusCode, headers: &http::HeaderMap, body: &[u8]
     Refusal::parse(status.as_u16(), body, retry_after)
 }
 
-fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
+pub(super) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(answer).map_err(|_| ClientError::Answer)
 }

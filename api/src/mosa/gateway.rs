@@ -242,7 +242,7 @@ fn check_limits(limits: &Limits) -> Result<(), ConfigError> {
 }
 
 /// A JSON answer.
-pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(value).expect("answers are plain JSON");
     raw_json(status, body)
 }

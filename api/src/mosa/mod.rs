@@ -14,5 +14,7 @@ mod wire;
 
 pub(crate) use auth::registration_text;
 pub use config::{ConfigError, MosaConfig, RateConfig, RegistrationMode};
-pub(crate) use gateway::Gateway;
+pub(crate) use gateway::{Gateway, json};
+pub(crate) use headers::bearer;
+pub(crate) use rate::RateLimiter;
 pub(crate) use wire::generate_message_id;

@@ -28,7 +28,7 @@ use crate::{
     mosa::{ConfigError, Gateway},
 };
 use connection::Shared;
-use handler::Scheme;
+use handler::{Handler, Scheme};
 use listener::{Listener, Refuse};
 
 /// Why the server did not start.
@@ -51,7 +51,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
 }
 
-/// A running client port. It stops by the token it was started with.
+/// A running port. It stops by the token it was started with.
 pub struct Server {
     local_addr: SocketAddr,
     connections: TaskTracker,
@@ -93,18 +93,36 @@ impl Server {
         shutdown: CancellationToken,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let (tls, scheme) = match &config.security {
-            Security::Plain => (None, Scheme::Plain),
-            Security::Tls(tls) => (Some(Arc::new(RwLock::new(tls::acceptor(tls)?))), Scheme::Tls),
+        let scheme = match &config.security {
+            Security::Plain => Scheme::Plain,
+            Security::Tls(_) => Scheme::Tls,
         };
         let gateway = Gateway::new(&config, scheme, relay, metrics, shutdown.clone(), clock)?;
-        let listen = |source| StartError::Listen { address: config.listen, source };
-        let socket = listener::bind(config.listen).map_err(listen)?;
+        let (listen, limits) = (config.listen, config.limits);
+        Self::open(listen, &config.security, limits, Arc::new(gateway), shutdown, "client port")
+    }
+
+    /// Opens a port over any front door; `name` is for the log.
+    pub(crate) fn open(
+        address: SocketAddr,
+        security: &Security,
+        limits: Limits,
+        door: Arc<dyn Handler>,
+        shutdown: CancellationToken,
+        name: &'static str,
+    ) -> Result<Self, StartError> {
+        let tls = match security {
+            Security::Plain => None,
+            Security::Tls(tls) => Some(Arc::new(RwLock::new(tls::acceptor(tls)?))),
+        };
+        let listen = |source| StartError::Listen { address, source };
+        let socket = listener::bind(address).map_err(listen)?;
         let local_addr = socket.local_addr().map_err(listen)?;
         let kill = CancellationToken::new();
+        let drain_timeout = limits.drain_timeout;
         let shared = |handler| {
             Arc::new(Shared {
-                limits: config.limits.clone(),
+                limits: limits.clone(),
                 handler,
                 drain: shutdown.clone(),
                 kill: kill.clone(),
@@ -113,14 +131,13 @@ impl Server {
         let connections = TaskTracker::new();
         let listener = Listener {
             socket,
-            shared: shared(Arc::new(gateway)),
+            shared: shared(door),
             refusing: shared(Arc::new(Refuse)),
             tls: tls.clone(),
             connections: connections.clone(),
         };
         connections.spawn(listener.run());
-        tracing::info!(%local_addr, ?scheme, "client port open");
-        let drain_timeout = config.limits.drain_timeout;
+        tracing::info!(%local_addr, tls = tls.is_some(), "{name} open");
         Ok(Self { local_addr, connections, kill, drain: shutdown, tls, drain_timeout })
     }
 
