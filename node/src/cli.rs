@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Print the messages of a device
     Receive(ReceiveArgs),
+    /// See and change a running cluster
+    Cluster(crate::cluster::ClusterArgs),
 }
 
 /// Which device, at which gateway.

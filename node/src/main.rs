@@ -4,6 +4,7 @@
 //! - [`dev`]: a cluster of real processes on this machine, for people who try it.
 //! - [`pki`]: `init-tls`, certificates for nodes and the client port.
 //! - [`client`]: `send` and `receive`.
+//! - [`cluster`]: `cluster`, for operators.
 //! - [`config`]: the configuration file of `serve`.
 //!
 //! Every failure ends in an [`exit::Failure`]: a sentence for a person and an exit code for a
@@ -12,6 +13,7 @@
 mod cli;
 mod client;
 mod clock;
+mod cluster;
 mod config;
 mod console;
 mod data_dir;
@@ -50,5 +52,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::InitTls(args) => pki::init_tls::run(&args),
         Command::Send(args) => client::send::run(&args),
         Command::Receive(args) => client::receive::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
     }
 }

@@ -238,7 +238,9 @@ fn files(config: &Config) -> Result<(), CheckError> {
         ("client.certificate-file", config.client.certificate_file.as_ref()),
         ("client.private-key-file", config.client.private_key_file.as_ref()),
     ];
-    let client = client.into_iter().filter_map(|(key, path)| path.map(|path| (key, path)));
+    let token = ("admin.token-file", config.admin.token_file.as_ref());
+    let client = client.into_iter().chain([token]);
+    let client = client.filter_map(|(key, path)| path.map(|path| (key, path)));
     for (key, path) in peer.into_iter().chain(client) {
         let is_file = std::fs::File::open(path)
             .and_then(|file| file.metadata())

@@ -89,6 +89,7 @@ impl Config {
         .into_iter()
         .chain(&mut self.client.certificate_file)
         .chain(&mut self.client.private_key_file)
+        .chain(&mut self.admin.token_file)
     }
 }
 

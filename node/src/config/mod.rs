@@ -26,6 +26,9 @@ pub(crate) struct Config {
     pub(crate) peer: PeerSection,
     /// How clients talk to it.
     pub(crate) client: ClientSection,
+    /// How operators talk to it.
+    #[serde(default)]
+    pub(crate) admin: AdminSection,
     /// What it keeps on disk.
     #[serde(default)]
     pub(crate) storage: StorageSection,
@@ -173,6 +176,22 @@ pub(crate) enum Acknowledgement {
     Explicit,
 }
 
+/// How operators talk to this node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct AdminSection {
+    /// Where it listens: plain HTTP on loopback, else HTTPS.
+    pub(crate) listen: SocketAddr,
+    /// The file with the operators' token; without it the port stays closed.
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+impl Default for AdminSection {
+    fn default() -> Self {
+        Self { listen: defaults::admin_listen(), token_file: None }
+    }
+}
+
 /// What this node keeps on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -257,6 +276,10 @@ mod defaults {
 
     pub(super) fn client_listen() -> SocketAddr {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8443)
+    }
+
+    pub(super) fn admin_listen() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7401)
     }
 
     /// The published contract of the front door.

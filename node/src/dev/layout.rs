@@ -4,6 +4,7 @@
 //! dev.json        the cluster's id and its nodes' peer ports, made once
 //! dev.lock        held while a `dev` runs
 //! cluster.json    the running processes, written once all are ready
+//! admin-token     the operators' token of all nodes, made once
 //! tls/            as `init-tls` makes it
 //! node-1/         heliograph.toml, log, data/
 //! ```
@@ -22,9 +23,9 @@ use crate::{
     cli::{DevArgs, NodeSpec},
     clock,
     config::{
-        Acknowledgement, ClientSection, ClientTls, ClusterSection, Config, LogSection,
-        MemberSection, NodeSection, PeerSection, Registration, ShutdownSection, StorageSection,
-        parse_cluster_id,
+        Acknowledgement, AdminSection, ClientSection, ClientTls, ClusterSection, Config,
+        LogSection, MemberSection, NodeSection, PeerSection, Registration, ShutdownSection,
+        StorageSection, parse_cluster_id,
     },
     exit::{Failure, OrExit as _, Reason},
     files::{self, Access},
@@ -37,6 +38,8 @@ const FORMAT: u32 = 1;
 const MEMORY: &str = "dev.json";
 /// The running processes.
 pub(super) const CLUSTER: &str = "cluster.json";
+/// The operators' token.
+const TOKEN: &str = "admin-token";
 /// As many replicas as a real cluster has by default.
 const REPLICAS: u8 = 3;
 /// A log longer than this is set aside at the next start, so that two files of about this size are
@@ -98,6 +101,9 @@ struct Memory {
 struct NodeMemory {
     id: u16,
     peer_port: u16,
+    /// None in what an earlier release wrote.
+    #[serde(default)]
+    admin_port: Option<u16>,
 }
 
 /// One node of the directory.
@@ -109,6 +115,8 @@ pub(super) struct NodeLayout {
     pub(super) peer: SocketAddr,
     /// Where clients reach it.
     pub(super) http: SocketAddr,
+    /// Where operators reach it.
+    pub(super) admin: SocketAddr,
     /// Its directory.
     pub(super) dir: PathBuf,
 }
@@ -132,6 +140,11 @@ impl NodeLayout {
     /// The address for clients.
     pub(super) fn http_url(&self) -> String {
         format!("http://{}", self.http)
+    }
+
+    /// The address for operators.
+    pub(super) fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
     }
 
     /// Opens its log for a new process, at the end.
@@ -166,10 +179,12 @@ impl Layout {
             .with_context(|| format!("cannot use the data directory {}", args.data_dir.display()))
             .or_exit(Reason::DataDirectory)?;
         let memory = remember(&dir, count)?;
+        make_token(&dir.join(TOKEN))?;
         let nodes = memory.nodes.iter().zip(first..=u16::MAX).map(|(node, http_port)| NodeLayout {
             id: node.id,
             peer: (Ipv4Addr::LOCALHOST, node.peer_port).into(),
             http: (Ipv4Addr::LOCALHOST, http_port).into(),
+            admin: (Ipv4Addr::LOCALHOST, node.admin_port.unwrap_or_default()).into(),
             dir: dir.join(format!("node-{}", node.id)),
         });
         let layout = Self { nodes: nodes.collect(), cluster_id: memory.cluster_id, dir };
@@ -180,6 +195,11 @@ impl Layout {
     /// The file with the running processes.
     pub(super) fn cluster_file(&self) -> PathBuf {
         self.dir.join(CLUSTER)
+    }
+
+    /// The file with the operators' token.
+    pub(super) fn token_file(&self) -> PathBuf {
+        self.dir.join(TOKEN)
     }
 
     /// Writes each node's configuration anew: the HTTP ports may have changed.
@@ -225,6 +245,7 @@ impl Layout {
                 acknowledgement: Acknowledgement::Pong,
                 ..ClientSection::at(node.http)
             },
+            admin: AdminSection { listen: node.admin, token_file: Some(self.token_file()) },
             storage: StorageSection::default(),
             log: LogSection::default(),
             shutdown: ShutdownSection { deadline: super::supervisor::NODE_SHUTDOWN },
@@ -264,26 +285,47 @@ fn remember(dir: &Path, count: u16) -> Result<Memory, Failure> {
     let path = dir.join(MEMORY);
     match fs::read(&path) {
         Ok(bytes) => {
-            let memory = parse(&path, &bytes).or_exit(Reason::DataDirectory)?;
+            let mut memory = parse(&path, &bytes).or_exit(Reason::DataDirectory)?;
             if memory.nodes.len() != usize::from(count) {
                 let found = memory.nodes.len();
                 let error = LayoutError::Nodes { dir: dir.to_owned(), found, wanted: count };
                 return Err(Failure::new(Reason::Configuration, error));
             }
+            if memory.nodes.iter().any(|node| node.admin_port.is_none()) {
+                add_admin_ports(&mut memory).or_exit(Reason::DataDirectory)?;
+                write(&path, &memory)?;
+            }
             Ok(memory)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let memory = fresh(dir, count).or_exit(Reason::DataDirectory)?;
-            let json = serde_json::to_vec_pretty(&memory).context("cannot write JSON")?;
-            files::replace(&path, &json, Access::Public)
-                .with_context(|| format!("cannot write {}", path.display()))
-                .or_exit(Reason::DataDirectory)?;
+            write(&path, &memory)?;
             Ok(memory)
         }
         Err(error) => Err(error)
             .with_context(|| format!("cannot read {}", path.display()))
             .or_exit(Reason::DataDirectory),
     }
+}
+
+fn write(path: &Path, memory: &Memory) -> Result<(), Failure> {
+    let json = serde_json::to_vec_pretty(memory).context("cannot write JSON")?;
+    files::replace(path, &json, Access::Public)
+        .with_context(|| format!("cannot write {}", path.display()))
+        .or_exit(Reason::DataDirectory)
+}
+
+/// Gives the nodes of an earlier release's memory their admin ports.
+fn add_admin_ports(memory: &mut Memory) -> Result<(), LayoutError> {
+    let count = u16::try_from(memory.nodes.len()).unwrap_or(u16::MAX);
+    let peers: Vec<u16> = memory.nodes.iter().map(|node| node.peer_port).collect();
+    // Twice as many: some may be peers' ports, which are free while no node runs.
+    let picked = ports::pick(count.saturating_mul(2)).ok_or(LayoutError::NoPort)?;
+    let ports = picked.into_iter().filter(|port| !peers.contains(port));
+    for (node, port) in memory.nodes.iter_mut().zip(ports) {
+        node.admin_port = Some(port);
+    }
+    Ok(())
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Memory, LayoutError> {
@@ -304,9 +346,25 @@ fn fresh(dir: &Path, count: u16) -> Result<Memory, LayoutError> {
     }
     let mut cluster_id = [0; 16];
     getrandom::fill(&mut cluster_id).expect("the operating system gives randomness");
-    let peer_ports = ports::pick(count).ok_or(LayoutError::NoPort)?;
-    let nodes = (1..).zip(peer_ports).map(|(id, peer_port)| NodeMemory { id, peer_port });
+    let ports = ports::pick(count * 2).ok_or(LayoutError::NoPort)?;
+    let (peer_ports, admin_ports) = ports.split_at(usize::from(count));
+    let nodes = (1..).zip(peer_ports).zip(admin_ports).map(|((id, peer_port), admin_port)| {
+        NodeMemory { id, peer_port: *peer_port, admin_port: Some(*admin_port) }
+    });
     Ok(Memory { format: FORMAT, cluster_id: hex::encode(cluster_id), nodes: nodes.collect() })
+}
+
+/// Makes the operators' token, unless it is there.
+fn make_token(path: &Path) -> Result<(), Failure> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).expect("the operating system gives randomness");
+    let text = format!("{}\n", hex::encode(secret));
+    match files::create(path, text.as_bytes(), Access::Private) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error)
+            .with_context(|| format!("cannot write {}", path.display()))
+            .or_exit(Reason::DataDirectory),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

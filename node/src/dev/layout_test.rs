@@ -25,6 +25,29 @@ fn a_second_start_is_the_same_cluster_on_other_http_ports() {
 }
 
 #[test]
+fn a_memory_without_admin_ports_is_given_some_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Layout::open(&args(dir.path(), 3, 8080)).unwrap();
+    let path = dir.path().join(MEMORY);
+    let mut memory: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for node in memory["nodes"].as_array_mut().unwrap() {
+        node.as_object_mut().unwrap().remove("admin_port").unwrap();
+    }
+    fs::write(&path, memory.to_string()).unwrap();
+    let second = Layout::open(&args(dir.path(), 3, 8080)).unwrap();
+    let third = Layout::open(&args(dir.path(), 3, 8080)).unwrap();
+    let ports = |layout: &Layout| layout.nodes.iter().map(|node| node.admin).collect::<Vec<_>>();
+    assert_eq!(ports(&second), ports(&third));
+    for node in &second.nodes {
+        assert!(node.admin.port() > 0);
+        assert!(first.nodes.iter().all(|other| other.peer.port() != node.admin.port()));
+    }
+    let token = fs::read_to_string(first.token_file()).unwrap();
+    assert_eq!(token, fs::read_to_string(third.token_file()).unwrap());
+    assert_eq!(token.trim().len(), 64);
+}
+
+#[test]
 fn written_configurations_pass_the_checks_of_serve() {
     let dir = tempfile::tempdir().unwrap();
     for (count, replicas) in [(1, 1), (2, 1), (3, 3), (5, 3)] {

@@ -30,6 +30,16 @@ pub(crate) enum PortError {
         /// What the system says.
         source: io::Error,
     },
+    /// Operators could not reach a node.
+    #[error("node {node} needs port {} for its operators, and it is taken ({source}); stop what uses it (a node of an earlier run?)", .address.port())]
+    Admin {
+        /// The node.
+        node: u16,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Peers could not reach a node.
     #[error("node {node} needs port {} to talk to its peers, and it is taken ({source}); stop what uses it (a node of an earlier run?)", .address.port())]
     Peer {
@@ -45,12 +55,16 @@ pub(crate) enum PortError {
 /// Refuses to start when any port of the cluster is taken.
 pub(super) fn refuse_taken(layout: &Layout) -> Result<(), Failure> {
     for node in &layout.nodes {
-        let (node, http, peer) = (node.id, node.http, node.peer);
+        let (node, http, peer, admin) = (node.id, node.http, node.peer, node.admin);
         TcpListener::bind(http)
             .map(drop)
             .map_err(|source| PortError::Http { node, address: http, source })
             .and_then(|()| {
                 bind_both(peer).map_err(|source| PortError::Peer { node, address: peer, source })
+            })
+            .and_then(|()| {
+                let taken = |source| PortError::Admin { node, address: admin, source };
+                TcpListener::bind(admin).map(drop).map_err(taken)
             })
             .map_err(|error| Failure::new(Reason::AddressInUse, error))?;
     }

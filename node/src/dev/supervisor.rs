@@ -70,6 +70,7 @@ pub(crate) enum SupervisorError {
 #[derive(Serialize)]
 struct Cluster {
     format: u32,
+    admin_token_file: PathBuf,
     nodes: Vec<Running>,
 }
 
@@ -78,6 +79,7 @@ struct Running {
     id: u16,
     pid: u32,
     http_url: String,
+    admin_url: String,
     data_dir: PathBuf,
     config: PathBuf,
     log: PathBuf,
@@ -244,11 +246,16 @@ impl Supervisor<'_> {
             id: node.id,
             pid: self.pids.get(&node.id).copied().unwrap_or_default(),
             http_url: node.http_url(),
+            admin_url: node.admin_url(),
             data_dir: node.data(),
             config: node.config(),
             log: node.log(),
         };
-        let cluster = Cluster { format: 1, nodes: self.layout.nodes.iter().map(running).collect() };
+        let cluster = Cluster {
+            format: 1,
+            admin_token_file: self.layout.token_file(),
+            nodes: self.layout.nodes.iter().map(running).collect(),
+        };
         let mut json = serde_json::to_vec_pretty(&cluster).context("cannot write JSON")?;
         json.push(b'\n');
         let path = self.layout.cluster_file();

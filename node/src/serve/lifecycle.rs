@@ -36,6 +36,8 @@ enum LifecycleError {
 struct Running {
     node: Node,
     server: Server,
+    /// The operators' port, where it is open.
+    admin: Option<Server>,
     /// Falls when the node goes away.
     stopping: CancellationToken,
     upkeep: JoinHandle<()>,
@@ -93,6 +95,7 @@ async fn start(config: &Config, recorder: PrometheusHandle) -> Result<Running, F
         "starting"
     );
     // The cheap and likely failures first: addresses, then the disk.
+    let admin = parts::admin_port(config)?;
     let data_dir = parts::data_dir(config)?;
     let network = parts::network(config, &data_dir)?;
     let opening = config.clone();
@@ -108,8 +111,12 @@ async fn start(config: &Config, recorder: PrometheusHandle) -> Result<Running, F
     let upkeep = tokio::spawn(telemetry::upkeep(recorder.clone(), stopping.clone()));
     let server =
         Server::start(parts::client_port(config), node.relay(), recorder, stopping.clone())
-            .map_err(no_client_port)?;
-    Ok(Running { node, server, stopping, upkeep, _data_dir: data_dir })
+            .map_err(|error| no_port("the client port", error))?;
+    let admin = admin
+        .map(|admin| heliograph_api::admin::start(admin, node.admin(), stopping.clone()))
+        .transpose()
+        .map_err(|error| no_port("the admin port", error))?;
+    Ok(Running { node, server, admin, stopping, upkeep, _data_dir: data_dir })
 }
 
 /// Serves; says when it is ready, and why while it is not.
@@ -155,6 +162,9 @@ impl Running {
         self.stopping.cancel();
         let stop = async {
             self.server.stopped().await;
+            if let Some(admin) = self.admin {
+                admin.stopped().await;
+            }
             self.node.shutdown(patience / 2).await;
             if let Err(error) = self.upkeep.await {
                 tracing::warn!(%error, "the metrics' upkeep had ended before");
@@ -223,7 +233,7 @@ fn failed(failure: NodeFailure) -> Failure {
     Failure::new(reason, failure)
 }
 
-fn no_client_port(error: ServerStartError) -> Failure {
+fn no_port(port: &'static str, error: ServerStartError) -> Failure {
     let reason = match &error {
         ServerStartError::Listen { source, .. }
             if source.kind() == std::io::ErrorKind::AddrInUse =>
@@ -232,5 +242,5 @@ fn no_client_port(error: ServerStartError) -> Failure {
         }
         _ => Reason::Configuration,
     };
-    Failure::new(reason, anyhow::Error::new(error).context("the client port"))
+    Failure::new(reason, anyhow::Error::new(error).context(port))
 }

@@ -2,8 +2,10 @@
 //!
 //! - [`parts`]: opens what a node is made of, each with its own way to fail.
 //! - [`parent`]: ends with the process that started it, where that was asked.
+//! - [`host`]: what operators hear of the machine.
 //! - [`lifecycle`]: from the first to the last moment.
 
+mod host;
 mod lifecycle;
 mod parent;
 mod parts;

@@ -5,6 +5,7 @@ use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use heliograph_api::{
     RegistrationMode, ServerConfig,
+    admin::{AdminConfig, AdminToken},
     server::{Pem, Security, TlsConfig},
     websocket,
 };
@@ -18,6 +19,7 @@ use heliograph_transport::{
     quic::{BindError, Limits, QuicConfig, QuicNetwork},
 };
 
+use super::host::Machine;
 use crate::{
     config::{Acknowledgement, ClientTls, Config, Registration},
     data_dir::{DataDir, Owner},
@@ -27,7 +29,8 @@ use crate::{
 
 /// Checks the files that the configuration names, as far as that goes without serving.
 pub(super) fn check(config: &Config) -> Result<(), Failure> {
-    identity(config).map(drop)
+    identity(config)?;
+    admin_port(config).map(drop)
 }
 
 /// Reads this node's identity and checks that it is this node's.
@@ -131,6 +134,7 @@ pub(super) fn cluster(config: &Config) -> cluster::Config {
     let mut cluster = cluster::Config::new(NodeId(config.node.id), cluster_id, members);
     cluster.shards = config.cluster.shards;
     cluster.replicas = config.cluster.replicas;
+    cluster.host = Arc::new(Machine::new(&config.node.data_dir));
     cluster
 }
 
@@ -152,6 +156,25 @@ pub(super) fn client_port(config: &Config) -> ServerConfig {
         Acknowledgement::Explicit => websocket::Acknowledgement::Explicit,
     };
     server
+}
+
+/// What the operators' port is told; none where it stays closed.
+pub(super) fn admin_port(config: &Config) -> Result<Option<AdminConfig>, Failure> {
+    let Some(path) = &config.admin.token_file else { return Ok(None) };
+    let token = fs::read_to_string(path)
+        .map_err(anyhow::Error::new)
+        .and_then(|text| Ok(AdminToken::from_text(&text)?))
+        .with_context(|| format!("`admin.token-file`: {}", path.display()))
+        .or_exit(Reason::Configuration)?;
+    let security = match security(config) {
+        _ if config.admin.listen.ip().is_loopback() => Security::Plain,
+        Security::Plain => Security::Tls(TlsConfig {
+            certificate: Pem::File(config.peer.certificate_file.clone()),
+            key: Pem::File(config.peer.private_key_file.clone()),
+        }),
+        tls => tls,
+    };
+    Ok(Some(AdminConfig { listen: config.admin.listen, security, token }))
 }
 
 /// Half of the shutdown's time is for clients, half for the cluster.

@@ -1,0 +1,129 @@
+//! Which nodes to ask, with which token.
+
+use std::{
+    fs,
+    future::Future,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use heliograph_api::client::{AdminClient, ClientConfig, ClientError};
+use heliograph_cluster::ClusterStatus;
+use serde::Deserialize;
+
+use super::args::AdminArgs;
+use crate::exit::{Failure, OrExit as _, Reason};
+
+/// What `dev` writes for us.
+const CLUSTER_FILE: &str = "cluster.json";
+
+/// A command line that names no cluster.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+enum TargetError {
+    /// `dev` does not run there.
+    #[error("no `heliograph dev` runs on {0}: start it, or name the cluster with --url")]
+    NoDev(PathBuf),
+    /// `dev` of an earlier release runs there.
+    #[error("the `heliograph dev` on {0} has no admin port: restart it with this release")]
+    OldDev(PathBuf),
+    /// clap makes sure that one is given.
+    #[error("name the cluster: --url and --token-file, or the --data-dir of `heliograph dev`")]
+    Nothing,
+}
+
+/// What is needed of `cluster.json`.
+#[derive(Deserialize)]
+struct DevCluster {
+    admin_token_file: Option<PathBuf>,
+    nodes: Vec<DevNode>,
+}
+
+#[derive(Deserialize)]
+struct DevNode {
+    admin_url: Option<String>,
+}
+
+/// One client a node that may answer.
+pub(super) struct Target {
+    clients: Vec<AdminClient>,
+}
+
+impl Target {
+    /// Reads what the command line names.
+    pub(super) fn find(args: &AdminArgs) -> Result<Self, Failure> {
+        let (urls, token_file) = match (&args.data_dir, &args.token_file) {
+            (Some(dir), _) => dev(dir)?,
+            (None, Some(file)) => (args.url.clone(), file.clone()),
+            (None, None) => return Err(Failure::new(Reason::Configuration, TargetError::Nothing)),
+        };
+        let read = |option: &str, path: &Path| {
+            fs::read(path)
+                .with_context(|| format!("{option}: cannot read {}", path.display()))
+                .or_exit(Reason::Configuration)
+        };
+        let token = read("--token-file", &token_file)?;
+        let token = String::from_utf8_lossy(&token).into_owned();
+        let mut config = ClientConfig::default();
+        if let Some(path) = &args.ca_file {
+            config.roots_pem = read("--ca-file", path)?;
+        }
+        let client = |url: &String| {
+            AdminClient::new(url, &token, &config)
+                .with_context(|| format!("--url {url}"))
+                .or_exit(Reason::Configuration)
+        };
+        Ok(Self { clients: urls.iter().map(client).collect::<Result<_, _>>()? })
+    }
+
+    /// Asks for the status.
+    pub(super) async fn status(&self) -> Result<ClusterStatus, Failure> {
+        self.ask(async |client| client.status().await).await
+    }
+
+    /// Asks one node after the other until one can be reached.
+    async fn ask<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        ask: impl Fn(AdminClient) -> F,
+    ) -> Result<T, Failure> {
+        let mut last = None;
+        for client in &self.clients {
+            match ask(client.clone()).await {
+                Ok(answer) => return Ok(answer),
+                // Nothing was sent, or the node sends us on: the next may do.
+                Err(error @ ClientError::Connect(_)) => last = Some(error),
+                Err(error) => return Err(self.remote(error)),
+            }
+        }
+        Err(self.remote(last.unwrap_or(ClientError::Deadline)))
+    }
+
+    fn remote(&self, error: ClientError) -> Failure {
+        let urls: Vec<_> =
+            self.clients.iter().map(|client| client.endpoint().to_string()).collect();
+        let context = format!("at {}", urls.join(", "));
+        Failure::new(Reason::Remote, anyhow::Error::new(error).context(context))
+    }
+}
+
+/// What a running `dev` wrote.
+fn dev(dir: &Path) -> Result<(Vec<String>, PathBuf), Failure> {
+    let path = dir.join(CLUSTER_FILE);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let error = TargetError::NoDev(dir.to_owned());
+            return Err(Failure::new(Reason::Configuration, error));
+        }
+        read => read,
+    };
+    let cluster: DevCluster = bytes
+        .map_err(anyhow::Error::new)
+        .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
+        .with_context(|| format!("cannot read {}", path.display()))
+        .or_exit(Reason::Configuration)?;
+    let urls: Vec<String> = cluster.nodes.into_iter().filter_map(|node| node.admin_url).collect();
+    match cluster.admin_token_file {
+        Some(token) if !urls.is_empty() => Ok((urls, token)),
+        _ => Err(Failure::new(Reason::Configuration, TargetError::OldDev(dir.to_owned()))),
+    }
+}
