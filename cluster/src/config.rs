@@ -17,6 +17,15 @@ pub struct FirstMember {
     pub id: NodeId,
     /// Where its peers reach it, "host:port".
     pub address: String,
+    /// Where it stands: replicas are spread over zones. May be empty.
+    pub zone: String,
+}
+
+impl FirstMember {
+    /// A first member without a zone.
+    pub fn new(id: NodeId, address: String) -> Self {
+        Self { id, address, zone: String::new() }
+    }
 }
 
 /// When checkpoints and snapshots are written.

@@ -113,11 +113,12 @@ impl Context {
         member.map_or(0, |member| member.incarnation)
     }
 
-    /// The Raft id of `node`'s replicas.
-    pub(crate) fn raft_id_of(&self, node: NodeId) -> u64 {
+    /// The Raft id of `node`'s replica of `group`: a replica has an incarnation of its own.
+    pub(crate) fn raft_id_of(&self, node: NodeId, group: GroupId) -> u64 {
         let topology = self.topology();
-        let member = topology.as_ref().and_then(|topology| topology.member(node));
-        raft_id(node, member.map_or(0, |member| member.incarnation))
+        let placement = topology.as_ref().and_then(|topology| topology.placement_of(group));
+        let replica = placement.and_then(|placement| placement.replica_of(node));
+        raft_id(node, replica.map_or(0, |replica| replica.incarnation))
     }
 
     /// All peers: the registry's, or before the cluster is formed the configured ones.
@@ -186,9 +187,7 @@ impl Context {
         if !topology.member(self.local()).is_some_and(|member| member.admitted) {
             return Some("waiting for the registry to note this node");
         }
-        let held =
-            topology.shards().filter(|shard| topology.replicas(*shard).contains(&self.local()));
-        if held.count() != self.shards.all().len() {
+        if topology.shards_of(self.local()).count() != self.shards.all().len() {
             return Some("opening the shards");
         }
         if self.shards_without_leader() > 0 {
@@ -221,7 +220,7 @@ impl Context {
         }
         let group = RaftGroup::start(
             id,
-            raft_id(self.local(), self.incarnation()),
+            self.raft_id_of(self.local(), id),
             Arc::clone(&self.raft_config),
             Arc::clone(&self.network),
             log,

@@ -8,12 +8,14 @@ use tokio::time::Instant;
 
 use crate::{
     context::{Context, META, NodeFailure},
+    member::Member,
     meta::{MetaCommand, MetaOutcome},
     node_wire::{self, NodeAnswer, NodeRequest, Probe},
     placement,
     raft::{EntryAnswer, RaftGroup, raft_id},
+    replica::Placement,
     shard_handle::Role,
-    topology::{Member, Settings, Topology},
+    topology::{Settings, Topology},
 };
 
 /// How long one question to a peer may take.
@@ -107,16 +109,16 @@ fn first_topology(context: &Context) -> Topology {
     let mut settings = Settings { ..config.settings.clone() };
     context.surroundings.entropy.fill(&mut settings.routing_key);
     context.surroundings.entropy.fill(&mut settings.secret_key);
-    let members = config.members.iter().map(|member| Member {
-        id: member.id,
-        address: member.address.clone(),
-        incarnation: 0,
-        admitted: false,
-    });
+    let members = config
+        .members
+        .iter()
+        .map(|member| Member::first(member.id, member.address.clone(), member.zone.clone()));
+    let shards = placement::initial(&nodes, config.shards, config.replicas);
     Topology {
         version: 1,
         members: members.collect(),
-        shards: placement::initial(&nodes, config.shards, config.replicas),
+        meta: Placement::formed(&nodes),
+        shards: shards.iter().map(|nodes| Placement::formed(nodes)).collect(),
         settings,
     }
 }
@@ -137,7 +139,7 @@ async fn admit(context: &Arc<Context>, meta: &RaftGroup) {
 }
 
 async fn admit_here(node: NodeId, incarnation: u32, meta: &RaftGroup) -> NodeAnswer {
-    let command = MetaCommand::Admit { node, incarnation };
+    let command = MetaCommand::Admit { node, incarnation, disk: None, token: None };
     match meta.write(command.encode()).await {
         Ok(EntryAnswer::Meta(MetaOutcome::Done)) => NodeAnswer::Done,
         _ => NodeAnswer::NotLeader(meta.leads().leader),

@@ -19,6 +19,7 @@ mod detector;
 mod envelope;
 mod formation;
 pub mod machine;
+mod member;
 mod meta;
 mod metrics;
 pub mod model;
@@ -29,6 +30,7 @@ mod peer_client;
 mod placement;
 mod raft;
 mod relay;
+mod replica;
 mod shard_handle;
 mod surroundings;
 mod topology;
@@ -40,13 +42,15 @@ pub use admin::{
 };
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
 pub use context::NodeFailure;
+pub use member::{Member, MemberState};
 pub use node::{Node, StartError};
 pub use relay::*;
+pub use replica::{Placement, Replica};
 pub use shard_handle::{
     Fence, Leadership, ProposeError, Role, ShardHandle, ShardObserver, ShardPort,
 };
 pub use surroundings::{Clock, Entropy, Surroundings};
-pub use topology::{LeaderTable, LocalShards, Member, Settings, Topology};
+pub use topology::{LeaderTable, LocalShards, Settings, Topology};
 
 /// What deterministic simulations need beyond a node's public face.
 pub mod simulation {

@@ -2,28 +2,20 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{
-    ShardHandle,
-    machine::Limits,
-    model::{KeyHasher, SLOTS, ShardId, Slot},
-    watch,
-};
+use heliograph_storage::GroupId;
 use heliograph_transport::NodeId;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
-/// A node of the cluster, as the registry has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// The node.
-    pub id: NodeId,
-    /// Where its peers reach it, "host:port": QUIC on UDP, the tripwire on TCP.
-    pub address: String,
-    /// Counts how often the node began with an empty disk; part of its Raft id.
-    pub incarnation: u32,
-    /// Whether the node has taken its place once: from then on it must bring its disk.
-    pub admitted: bool,
-}
+use crate::{
+    ShardHandle,
+    context::META,
+    machine::Limits,
+    member::Member,
+    model::{KeyHasher, SLOTS, ShardId, Slot},
+    replica::{Placement, Replica},
+    watch,
+};
 
 /// What the cluster agreed on at its start. Replicated; the same on every node.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,8 +61,10 @@ pub struct Topology {
     pub version: u64,
     /// The nodes.
     pub members: Vec<Member>,
-    /// The replicas of each shard, the preferred leader first; index = shard.
-    pub shards: Vec<Vec<NodeId>>,
+    /// The replicas of the meta group. Nodes without a vote in it learn from it.
+    pub meta: Placement,
+    /// The replicas of each shard; index = shard.
+    pub shards: Vec<Placement>,
     /// See [`Settings`].
     pub settings: Settings,
 }
@@ -83,9 +77,47 @@ impl Topology {
         ShardId(u16::try_from(shard).expect("slot < SLOTS, so shard < shards ≤ 256"))
     }
 
+    /// The replicas of `shard`; `None` for an unknown shard.
+    pub fn placement(&self, shard: ShardId) -> Option<&Placement> {
+        self.shards.get(usize::from(shard.0))
+    }
+
+    /// The replicas of a Raft group: meta's or a shard's.
+    pub(crate) fn placement_of(&self, group: GroupId) -> Option<&Placement> {
+        match group {
+            META => Some(&self.meta),
+            shard => self.shards.get(usize::try_from(shard.0 - 1).ok()?),
+        }
+    }
+
     /// The nodes that hold `shard`, the preferred leader first; empty for an unknown shard.
-    pub fn replicas(&self, shard: ShardId) -> &[NodeId] {
-        self.shards.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
+    pub fn replicas(&self, shard: ShardId) -> Vec<NodeId> {
+        self.placement(shard).map(Placement::holders).unwrap_or_default()
+    }
+
+    /// Who should lead `shard`: the first replica in order whose node may lead.
+    pub fn preferred(&self, shard: ShardId) -> Option<NodeId> {
+        self.first_leader(self.placement(shard)?)
+    }
+
+    /// Who should lead the meta group.
+    pub fn preferred_of_meta(&self) -> Option<NodeId> {
+        self.first_leader(&self.meta)
+    }
+
+    fn first_leader(&self, placement: &Placement) -> Option<NodeId> {
+        let mut nodes = placement.target.iter().map(|replica| replica.node);
+        nodes.find(|node| self.member(*node).is_some_and(Member::may_lead))
+    }
+
+    /// The replica of `shard` that `node` is to run, if any.
+    pub fn replica_of(&self, node: NodeId, shard: ShardId) -> Option<Replica> {
+        self.placement(shard)?.replica_of(node)
+    }
+
+    /// The shards of which `node` is to run a replica.
+    pub fn shards_of(&self, node: NodeId) -> impl Iterator<Item = ShardId> {
+        self.shards().filter(move |shard| self.replica_of(node, *shard).is_some())
     }
 
     /// All shards.

@@ -11,6 +11,7 @@ use crate::{
     context::{Context, META, Transfer, group_of},
     metrics,
     raft::{RaftGroup, node_of},
+    replica::Placement,
     shard_handle::Role,
 };
 
@@ -77,8 +78,8 @@ fn rank(context: &Context, group: &RaftGroup, dead: Option<NodeId>) -> Option<u3
     let voters: Vec<NodeId> = group.raft.voter_ids().map(node_of).collect();
     let mut order: Vec<NodeId> = Vec::new();
     if let Some(topology) = context.topology() {
-        let shard = topology.shards().find(|shard| group_of(*shard) == group.id);
-        order.extend(shard.map(|shard| topology.replicas(shard).to_vec()).unwrap_or_default());
+        let placement = topology.placement_of(group.id);
+        order.extend(placement.map(Placement::target_nodes).unwrap_or_default());
     }
     order.extend(voters.iter().copied());
     let mut rank = 0;
@@ -106,11 +107,11 @@ pub(crate) async fn balance_leaders(context: &Context) {
     }
     for shard in topology.shards() {
         let Some(group) = context.group(group_of(shard)) else { continue };
-        let Some(&preferred) = topology.replicas(shard).first() else { continue };
+        let Some(preferred) = topology.preferred(shard) else { continue };
         transfer_if_ready(context, &group, preferred).await;
     }
-    if let (Some(group), Some(first)) = (context.group(META), topology.members.first()) {
-        transfer_if_ready(context, &group, first.id).await;
+    if let (Some(group), Some(first)) = (context.group(META), topology.preferred_of_meta()) {
+        transfer_if_ready(context, &group, first).await;
     }
 }
 
@@ -123,7 +124,7 @@ pub(crate) async fn transfer_if_ready(context: &Context, group: &RaftGroup, heir
     {
         return;
     }
-    let raft_id = context.raft_id_of(heir);
+    let raft_id = context.raft_id_of(heir, group.id);
     let is_caught_up = {
         let metrics = group.raft.data_metrics();
         let metrics = metrics.borrow_watched();
@@ -141,7 +142,9 @@ async fn transfer(context: &Context, group: &RaftGroup, heir: NodeId, term: u64)
     group.end_acting(term);
     let begun = Transfer { heir, term, since: Instant::now() };
     context.transfers.lock().insert(group.id, begun);
-    if let Err(error) = group.raft.trigger().transfer_leader(context.raft_id_of(heir)).await {
+    if let Err(error) =
+        group.raft.trigger().transfer_leader(context.raft_id_of(heir, group.id)).await
+    {
         tracing::warn!(group = group.id.0, %error, "raft is gone");
     }
 }

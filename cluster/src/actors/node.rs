@@ -62,7 +62,7 @@ impl Actor for NodeActor {
         state: &mut NodeArguments,
     ) -> Result<(), ActorProcessingErr> {
         for shard in topology.shards() {
-            let is_ours = topology.replicas(shard).contains(&state.context.local());
+            let is_ours = topology.replica_of(state.context.local(), shard).is_some();
             if !is_ours || state.context.shards.get(shard).is_some() {
                 continue;
             }
@@ -121,12 +121,15 @@ impl NodeArguments {
             Arc::clone(&group),
             Some((shard, Arc::clone(&self.observer))),
         ));
-        let is_preferred = topology.replicas(shard).first() == Some(&context.local());
-        if is_preferred && group.log.is_pristine() {
-            let members = topology.replicas(shard).iter().map(|node| {
-                raft_id(*node, topology.member(*node).map_or(0, |member| member.incarnation))
-            });
-            formation::initialize(&group, members.collect::<BTreeSet<_>>()).await;
+        if let Some(placement) = topology.placement(shard)
+            && placement.changes == 0
+            && placement.target.first().map(|first| first.node) == Some(context.local())
+            && group.log.is_pristine()
+        {
+            // As formed. Once replicas have moved, an empty one waits for its leader instead.
+            let voters = placement.target.iter();
+            let voters = voters.map(|replica| raft_id(replica.node, replica.incarnation));
+            formation::initialize(&group, voters.collect::<BTreeSet<_>>()).await;
         }
         if !group.log.is_pristine() {
             self.tasks.spawn(election::after_start(Arc::clone(context), group));

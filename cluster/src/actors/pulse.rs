@@ -81,9 +81,10 @@ pub(crate) fn take_peer_event(context: &Arc<Context>, event: PeerEvent) {
     match event {
         PeerEvent::Connected(node) => {
             send_beat(context);
-            let (context, raft_id) = (Arc::clone(context), context.raft_id_of(node));
+            let context = Arc::clone(context);
             tokio::spawn(async move {
                 for group in context.all_groups() {
+                    let raft_id = context.raft_id_of(node, group.id);
                     // Replication to the node pauses no longer than it has to.
                     let _ = group.raft.trigger().reset_backoff([raft_id]).await;
                 }

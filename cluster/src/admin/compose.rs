@@ -13,8 +13,10 @@ use super::{
 };
 use crate::{
     context::{META, group_of},
+    member::{Member, MemberState},
     raft::{incarnation_of, node_of},
-    topology::{Member, Topology},
+    replica::{Placement, Replica},
+    topology::Topology,
 };
 
 /// A node that was silent for longer is called gone: longer than a restart takes.
@@ -71,26 +73,19 @@ fn health(nodes: &[NodeStatus], groups: &[GroupStatus], moves: &[MoveStatus]) ->
 
 fn groups(known: &Known<'_>) -> Vec<GroupStatus> {
     let topology = known.topology;
-    let replica = |node: &NodeId| {
-        let incarnation = topology.member(*node).map_or(0, |member| member.incarnation);
-        ReplicaStatus { node: *node, incarnation }
-    };
-    let meta: Vec<_> = topology.members.iter().map(|member| replica(&member.id)).collect();
-    let meta = group(known, META.0, "meta".to_owned(), &meta, &meta);
-    let shards = topology.shards().map(|shard| {
-        let replicas: Vec<_> = topology.replicas(shard).iter().map(replica).collect();
-        group(known, group_of(shard).0, format!("shard {}", shard.0), &replicas, &replicas)
+    let meta = group(known, META.0, "meta".to_owned(), &topology.meta);
+    let shards = topology.shards().zip(&topology.shards).map(|(shard, placement)| {
+        group(known, group_of(shard).0, format!("shard {}", shard.0), placement)
     });
     std::iter::once(meta).chain(shards).collect()
 }
 
-fn group(
-    known: &Known<'_>,
-    id: u32,
-    name: String,
-    target: &[ReplicaStatus],
-    held: &[ReplicaStatus],
-) -> GroupStatus {
+fn group(known: &Known<'_>, id: u32, name: String, placement: &Placement) -> GroupStatus {
+    let replicas = |replicas: &[Replica]| -> Vec<ReplicaStatus> {
+        let status = |one: &Replica| ReplicaStatus { node: one.node, incarnation: one.incarnation };
+        replicas.iter().map(status).collect()
+    };
+    let (target, held) = (replicas(&placement.target), replicas(&placement.held));
     let reports: Vec<(NodeId, &GroupReport)> = known
         .heard
         .iter()
@@ -107,11 +102,11 @@ fn group(
         name,
         leader: leader.map(|(node, _)| *node),
         term: reports.iter().map(|(_, report)| report.term).max().unwrap_or(0),
-        target: target.to_vec(),
-        held: held.to_vec(),
         learners,
         commit_index: reports.iter().filter_map(|(_, report)| report.committed).max(),
         live: reports.iter().map(|(node, _)| *node).filter(|node| is_held(*node)).collect(),
+        target,
+        held,
     }
 }
 
@@ -163,8 +158,14 @@ fn node(known: &Known<'_>, member: &Member, groups: &[GroupStatus]) -> NodeStatu
     NodeStatus {
         id: member.id,
         address: member.address.clone(),
-        zone: String::new(),
-        state: if member.admitted { NodeState::Active } else { NodeState::Invited },
+        zone: member.zone.clone(),
+        state: match member.state {
+            _ if !member.admitted => NodeState::Invited,
+            MemberState::Invited => NodeState::Invited,
+            MemberState::Active => NodeState::Active,
+            MemberState::Draining => NodeState::Draining,
+            MemberState::Leaving => NodeState::Leaving,
+        },
         liveness,
         silent_ms: silence.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         ready: reason.is_none(),

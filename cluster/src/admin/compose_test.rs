@@ -3,15 +3,15 @@ use crate::{raft::raft_id, topology::Settings};
 
 fn topology() -> Topology {
     let member = |id| Member {
-        id: NodeId(id),
-        address: format!("n{id}:7400"),
-        incarnation: 0,
         admitted: true,
+        ..Member::first(NodeId(id), format!("n{id}:7400"), String::new())
     };
+    let nodes = [1, 2, 3].map(NodeId);
     Topology {
         version: 7,
         members: (1..=3).map(member).collect(),
-        shards: vec![vec![NodeId(1), NodeId(2), NodeId(3)]],
+        meta: Placement::formed(&nodes),
+        shards: vec![Placement::formed(&nodes)],
         settings: Settings::default(),
     }
 }

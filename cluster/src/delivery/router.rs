@@ -171,7 +171,7 @@ impl Router {
         deadline: Instant,
     ) -> Result<Routed, RelayError> {
         let topology = self.topology()?;
-        let mut plan = RoutePlan::new(topology.replicas(shard), self.leader(shard));
+        let mut plan = RoutePlan::new(&topology.replicas(shard), self.leader(shard));
         let mut payload = None;
         loop {
             let node = match plan.step(self.leader(shard)) {

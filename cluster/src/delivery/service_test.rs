@@ -7,7 +7,7 @@ use heliograph_transport::{BoxFuture, SimFabric};
 
 use super::*;
 use crate::{
-    Leadership, Settings, ShardObserver, Window,
+    Leadership, Placement, Settings, ShardObserver, Window,
     delivery::wire::{Deliver, Parcel, SubscribeEntry, SubscribeResult},
     machine::{CommandBatch, Effect, Enqueue, Limits, Register, ShardMachine},
     model::{DeviceId, MessageId, Priority},
@@ -162,7 +162,8 @@ impl Bench {
         let topology = Topology {
             version: 1,
             members: Vec::new(),
-            shards: vec![vec![LOCAL]],
+            meta: Placement::formed(&[LOCAL]),
+            shards: vec![Placement::formed(&[LOCAL])],
             settings: Settings::default(),
         };
         let device = DeviceId::new("phone").unwrap();

@@ -1,14 +1,22 @@
 //! The meta group's state machine. The topology is one row.
 
 use bytes::Bytes;
-use heliograph_storage::{Error, RowsRead, RowsWrite};
+use heliograph_storage::{Error, GroupId, RowsRead, RowsWrite};
+use heliograph_transport::NodeId;
 
-use super::{MetaCommand, MetaOutcome};
-use crate::topology::Topology;
+use super::{MetaCommand, MetaOutcome, version_one};
+use crate::{
+    context::META,
+    member::{Member, MemberState},
+    replica::{Placement, RenewError},
+    topology::Topology,
+};
 
 /// The only row: version byte, then the topology as MessagePack.
-const TOPOLOGY_KEY: &[u8] = b"\xFF\xFFtopology";
-const TOPOLOGY_VERSION: u8 = 1;
+pub(super) const TOPOLOGY_KEY: &[u8] = b"\xFF\xFFtopology";
+const TOPOLOGY_VERSION: u8 = 2;
+/// The most replicas of a group. Seven survive three failures; more only make each write slower.
+const REPLICAS_MAX: usize = 7;
 
 /// The meta group's state machine; holds the topology decoded.
 #[derive(Debug, Default)]
@@ -20,8 +28,9 @@ impl MetaMachine {
     /// Rebuilds it from rows.
     pub(crate) fn load(rows: &impl RowsRead) -> Result<Self, Error> {
         let row = rows.get(TOPOLOGY_KEY)?;
-        let topology = row.as_deref().and_then(|bytes| match bytes.split_first() {
-            Some((&TOPOLOGY_VERSION, body)) => rmp_serde::from_slice(body).ok(),
+        let topology = row.as_deref().and_then(|bytes| match bytes.split_first()? {
+            (1, body) => version_one::topology(body),
+            (&TOPOLOGY_VERSION, body) => rmp_serde::from_slice(body).ok(),
             _ => None,
         });
         Ok(Self { topology })
@@ -34,10 +43,17 @@ impl MetaMachine {
 
     /// Applies one command.
     pub(crate) fn apply(&mut self, rows: &mut impl RowsWrite, command: MetaCommand) -> MetaOutcome {
-        let outcome = self.change(command);
-        if outcome == MetaOutcome::Done
-            && let Some(topology) = &self.topology
+        let before = self.topology.clone();
+        let changed = self.change(command);
+        let outcome = changed.as_ref().err().cloned().unwrap_or(MetaOutcome::Done);
+        if outcome != MetaOutcome::Done {
+            self.topology = before;
+            return outcome;
+        }
+        if let Some(topology) = &mut self.topology
+            && before.as_ref() != Some(topology)
         {
+            topology.version += u64::from(before.is_some());
             let mut value = vec![TOPOLOGY_VERSION];
             rmp_serde::encode::write(&mut value, topology).expect("plain data encodes into memory");
             rows.put(Bytes::from_static(TOPOLOGY_KEY), value.into());
@@ -45,84 +61,222 @@ impl MetaMachine {
         outcome
     }
 
-    fn change(&mut self, command: MetaCommand) -> MetaOutcome {
-        match (command, &mut self.topology) {
-            (MetaCommand::Bootstrap(_), Some(_)) => MetaOutcome::AlreadyFormed,
-            (MetaCommand::Bootstrap(topology), none) => {
-                *none = Some(*topology);
-                MetaOutcome::Done
+    fn change(&mut self, command: MetaCommand) -> Result<(), MetaOutcome> {
+        use MetaCommand as C;
+        let Some(topology) = &mut self.topology else {
+            let C::Bootstrap(topology) = command else { return Err(MetaOutcome::NotFormed) };
+            self.topology = Some(*topology);
+            return Ok(());
+        };
+        match command {
+            C::Bootstrap(_) => Err(MetaOutcome::AlreadyFormed),
+            C::Invite { node, address, zone, token } => {
+                topology.invite(Member::invited(node, address, zone, token))
             }
-            (_, None) => MetaOutcome::Unknown,
-            (MetaCommand::Admit { node, incarnation }, Some(topology)) => {
-                let member = topology.members.iter_mut().find(|member| member.id == node);
-                let Some(member) = member else { return MetaOutcome::Unknown };
-                member.admitted = true;
-                member.incarnation = incarnation;
-                topology.version += 1;
-                MetaOutcome::Done
+            C::Admit { node, incarnation, disk, token } => {
+                topology.admit(node, incarnation, disk, token)
             }
-            (MetaCommand::Join(joining), Some(topology)) => {
-                match topology.members.iter_mut().find(|member| member.id == joining.id) {
-                    Some(member) => member.address = joining.address,
-                    None => topology.members.push(joining),
-                }
-                topology.version += 1;
-                MetaOutcome::Done
+            C::SetTarget { group, target, expected_changes } => {
+                topology.set_target(group, &target, expected_changes)
+            }
+            C::Settled { group, changes } => topology.settled(group, changes),
+            C::Reseed { node, group, incarnation } => topology.reseed(node, group, incarnation),
+            C::Replace { node, token } => topology.replace(node, token),
+            C::SetState { node, state } => topology.set_state(node, state),
+            C::Remove { node } => topology.remove(node),
+            C::SetAddress { node, address } => topology.set_address(node, address),
+            C::SetZone { node, zone } => {
+                topology.known(node)?.zone = zone;
+                Ok(())
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use heliograph_storage::MemoryRows;
-    use heliograph_transport::NodeId;
+/// How commands change the registry. An error leaves it in pieces: the machine puts it back.
+impl Topology {
+    fn known(&mut self, node: NodeId) -> Result<&mut Member, MetaOutcome> {
+        let member = self.members.iter_mut().find(|member| member.id == node);
+        member.ok_or(MetaOutcome::UnknownNode(node))
+    }
 
-    use super::*;
-    use crate::topology::{Member, Settings};
-
-    fn topology() -> Topology {
-        let member = Member {
-            id: NodeId(1),
-            address: "127.0.0.1:1".into(),
-            incarnation: 0,
-            admitted: false,
-        };
-        Topology {
-            version: 1,
-            members: vec![member],
-            shards: vec![vec![NodeId(1)]],
-            settings: Settings::default(),
+    fn address_is_free(&self, node: NodeId, address: &str) -> Result<(), MetaOutcome> {
+        let mut others = self.members.iter().filter(|member| member.id != node);
+        match others.find(|member| member.address == address) {
+            Some(other) => Err(MetaOutcome::AddressTaken(other.id)),
+            None => Ok(()),
         }
     }
 
-    #[test]
-    fn a_cluster_forms_once() {
-        let mut rows = MemoryRows::default();
-        let mut machine = MetaMachine::default();
-        let admit = MetaCommand::Admit { node: NodeId(1), incarnation: 0 };
-        assert_eq!(machine.apply(&mut rows, admit.clone()), MetaOutcome::Unknown);
-        let form = MetaCommand::Bootstrap(Box::new(topology()));
-        assert_eq!(machine.apply(&mut rows, form.clone()), MetaOutcome::Done);
-        assert_eq!(machine.apply(&mut rows, form), MetaOutcome::AlreadyFormed);
-        assert_eq!(machine.apply(&mut rows, admit), MetaOutcome::Done);
-        let reloaded = MetaMachine::load(&rows).unwrap();
-        assert!(reloaded.topology().unwrap().members[0].admitted);
-        assert_eq!(reloaded.topology(), machine.topology());
+    fn invite(&mut self, invited: Member) -> Result<(), MetaOutcome> {
+        self.address_is_free(invited.id, &invited.address)?;
+        match self.members.iter_mut().find(|member| member.id == invited.id) {
+            Some(member) if member.state != MemberState::Invited => Err(MetaOutcome::AlreadyMember),
+            Some(member) => {
+                *member = invited;
+                Ok(())
+            }
+            None => {
+                self.members.push(invited);
+                Ok(())
+            }
+        }
     }
 
-    #[test]
-    fn a_joining_node_appears_once_and_may_move() {
-        let mut rows = MemoryRows::default();
-        let mut machine = MetaMachine::default();
-        machine.apply(&mut rows, MetaCommand::Bootstrap(Box::new(topology())));
-        for address in ["127.0.0.1:2", "127.0.0.1:3"] {
-            let member =
-                Member { id: NodeId(2), address: address.into(), incarnation: 0, admitted: false };
-            assert_eq!(machine.apply(&mut rows, MetaCommand::Join(member)), MetaOutcome::Done);
+    fn admit(
+        &mut self,
+        node: NodeId,
+        incarnation: u32,
+        disk: Option<[u8; 16]>,
+        token: Option<[u8; 32]>,
+    ) -> Result<(), MetaOutcome> {
+        let member = self.known(node)?;
+        if member.incarnation != incarnation {
+            return Err(MetaOutcome::Incarnation(member.incarnation));
         }
-        let members = &machine.topology().unwrap().members;
-        assert_eq!(members.len(), 2);
-        assert_eq!(members[1].address, "127.0.0.1:3");
+        if member.admitted {
+            if disk.is_some() && member.disk.is_some() && disk != member.disk {
+                return Err(MetaOutcome::OtherDisk);
+            }
+        } else {
+            match (member.token, token) {
+                (Some(_), None) => return Err(MetaOutcome::TokenMissing),
+                (Some(wanted), Some(brought)) if wanted != brought => {
+                    return Err(MetaOutcome::TokenWrong);
+                }
+                _ => {}
+            }
+        }
+        member.disk = disk.or(member.disk);
+        member.token = None;
+        member.admitted = true;
+        if member.state == MemberState::Invited {
+            member.state = MemberState::Active;
+        }
+        // Whoever has no vote in the meta group learns from it.
+        self.meta.add_learner(node);
+        Ok(())
+    }
+
+    fn placement_mut(&mut self, group: GroupId) -> Result<&mut Placement, MetaOutcome> {
+        if group == META {
+            return Ok(&mut self.meta);
+        }
+        let shard = usize::try_from(group.0 - 1).ok();
+        let placement = shard.and_then(|shard| self.shards.get_mut(shard));
+        placement.ok_or(MetaOutcome::UnknownGroup(group))
+    }
+
+    fn set_target(
+        &mut self,
+        group: GroupId,
+        target: &[NodeId],
+        expected_changes: u64,
+    ) -> Result<(), MetaOutcome> {
+        let placement = self.placement_mut(group)?.clone();
+        if placement.changes != expected_changes {
+            return Err(MetaOutcome::Changed(placement.changes));
+        }
+        let is_twice = |(at, node): (usize, &NodeId)| target[..at].contains(node);
+        if !(1..=REPLICAS_MAX).contains(&target.len()) || target.iter().enumerate().any(is_twice) {
+            return Err(MetaOutcome::BadTarget);
+        }
+        for node in target {
+            let member = self.known(*node)?;
+            if !placement.is_on(*node) && !member.may_hold() {
+                return Err(MetaOutcome::NotPlaceable(*node));
+            }
+        }
+        if placement.target_nodes() == target {
+            return Ok(());
+        }
+        match group {
+            META => self.meta.retarget_voters(target),
+            _ => self.placement_mut(group)?.retarget(target),
+        }
+        Ok(())
+    }
+
+    fn settled(&mut self, group: GroupId, changes: u64) -> Result<(), MetaOutcome> {
+        let placement = self.placement_mut(group)?;
+        if placement.changes != changes {
+            return Err(MetaOutcome::Changed(placement.changes));
+        }
+        placement.settle();
+        Ok(())
+    }
+
+    fn reseed(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        incarnation: u32,
+    ) -> Result<(), MetaOutcome> {
+        let placement = self.placement_mut(group)?;
+        match placement.replica_of(node) {
+            // A later one was made since: this is a repetition.
+            Some(replica) if replica.incarnation > incarnation => return Ok(()),
+            Some(replica) if replica.incarnation == incarnation => {}
+            _ => return Err(MetaOutcome::NotTargeted),
+        }
+        renew(placement, group, node)
+    }
+
+    fn replace(&mut self, node: NodeId, token: Option<[u8; 32]>) -> Result<(), MetaOutcome> {
+        let member = self.known(node)?;
+        member.token = token;
+        if !member.admitted {
+            // It has not come in this life: a new token for the same one.
+            return Ok(());
+        }
+        member.incarnation += 1;
+        member.admitted = false;
+        member.disk = None;
+        for (group, placement) in self.placements_mut() {
+            match renew(placement, group, node) {
+                Ok(()) | Err(MetaOutcome::NotTargeted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_state(&mut self, node: NodeId, state: MemberState) -> Result<(), MetaOutcome> {
+        let member = self.known(node)?;
+        if state == MemberState::Invited || member.state == MemberState::Invited {
+            return Err(MetaOutcome::BadState);
+        }
+        member.state = state;
+        Ok(())
+    }
+
+    fn remove(&mut self, node: NodeId) -> Result<(), MetaOutcome> {
+        self.known(node)?;
+        if let Some((group, _)) = self.placements_mut().find(|(_, group)| group.is_on(node)) {
+            return Err(MetaOutcome::StillHolds(group));
+        }
+        self.meta.remove_learner(node);
+        self.members.retain(|member| member.id != node);
+        Ok(())
+    }
+
+    fn set_address(&mut self, node: NodeId, address: String) -> Result<(), MetaOutcome> {
+        self.address_is_free(node, &address)?;
+        self.known(node)?.address = address;
+        Ok(())
+    }
+
+    fn placements_mut(&mut self) -> impl Iterator<Item = (GroupId, &mut Placement)> {
+        let shards = self.shards.iter_mut().zip(1_u32..);
+        let shards = shards.map(|(placement, group)| (GroupId(group), placement));
+        std::iter::once((META, &mut self.meta)).chain(shards)
+    }
+}
+
+fn renew(placement: &mut Placement, group: GroupId, node: NodeId) -> Result<(), MetaOutcome> {
+    match placement.renew(node) {
+        Ok(_) => Ok(()),
+        Err(RenewError::WouldLoseMajority) => Err(MetaOutcome::WouldLoseMajority(group)),
+        Err(RenewError::NotTargeted) => Err(MetaOutcome::NotTargeted),
     }
 }

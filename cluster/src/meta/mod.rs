@@ -2,6 +2,9 @@
 
 mod command;
 mod machine;
+#[cfg(test)]
+mod machine_test;
+mod version_one;
 
 pub(crate) use command::{MetaCommand, MetaOutcome};
 pub(crate) use machine::MetaMachine;

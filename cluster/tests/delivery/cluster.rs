@@ -97,8 +97,7 @@ impl Cluster {
         let log =
             Arc::new(MemoryLog::new(Arc::clone(log_disk), Box::new(move || wake.notify_one())));
         let syncing = tokio::spawn(sync(Arc::clone(&log), queued));
-        let members =
-            (0..NODES).map(|index| FirstMember { id: id(index), address: format!("n{index}:1") });
+        let members = (0..NODES).map(|index| FirstMember::new(id(index), format!("n{index}:1")));
         let mut config = Config::new(id(index), [7; 16], members.collect());
         config.shards = SHARDS;
         let rng = SmallRng::seed_from_u64(self.seed * 100 + index as u64);

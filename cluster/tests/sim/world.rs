@@ -148,8 +148,8 @@ impl World {
         let snapshots = Arc::new(MemorySnapshots::open(&disk.snapshots).unwrap());
         let rng = SmallRng::seed_from_u64(self.seed ^ self.lives << 32);
         let syncing = tokio::spawn(sync(Arc::clone(&log), queued, rng.clone()));
-        let members = (0..NODES)
-            .map(|index| FirstMember { id: node_id(index), address: format!("node-{index}:1") });
+        let members =
+            (0..NODES).map(|index| FirstMember::new(node_id(index), format!("node-{index}:1")));
         let mut config = Config::new(node_id(index), [7; 16], members.collect());
         config.shards = SHARDS;
         // Small bounds bring checkpoints, snapshots and purges into every run.

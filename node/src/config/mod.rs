@@ -74,6 +74,9 @@ pub(crate) struct MemberSection {
     pub(crate) id: u16,
     /// Where its peers reach it: `host:port`, UDP for QUIC and TCP for the tripwire.
     pub(crate) address: String,
+    /// Where it stands (a room, a building, a provider's zone): replicas are spread over zones.
+    #[serde(default)]
+    pub(crate) zone: String,
 }
 
 /// How this node talks to its peers.

@@ -219,10 +219,11 @@ impl Layout {
     fn config_of(&self, node: &NodeLayout) -> Config {
         let tls = self.dir.join("tls");
         let [name, _] = init_tls::node_files(node.id);
-        let members = self
-            .nodes
-            .iter()
-            .map(|node| MemberSection { id: node.id, address: node.peer.to_string() });
+        let members = self.nodes.iter().map(|node| MemberSection {
+            id: node.id,
+            address: node.peer.to_string(),
+            zone: String::new(),
+        });
         // An even number of replicas survives no more failures than the odd one below it.
         let replicas = if self.nodes.len() < usize::from(REPLICAS) { 1 } else { REPLICAS };
         Config {

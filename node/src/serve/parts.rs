@@ -126,11 +126,13 @@ pub(super) fn network(config: &Config, dir: &DataDir) -> Result<Arc<QuicNetwork>
 
 /// What the cluster is told.
 pub(super) fn cluster(config: &Config) -> cluster::Config {
-    let Roster { cluster_id, members } = Roster::from(config);
-    let members = members
-        .into_iter()
-        .map(|(id, address)| cluster::FirstMember { id: NodeId(id), address })
-        .collect();
+    let cluster_id = Roster::from(config).cluster_id;
+    let members = config.cluster.members.iter().map(|member| cluster::FirstMember {
+        id: NodeId(member.id),
+        address: member.address.clone(),
+        zone: member.zone.clone(),
+    });
+    let members = members.collect();
     let mut cluster = cluster::Config::new(NodeId(config.node.id), cluster_id, members);
     cluster.shards = config.cluster.shards;
     cluster.replicas = config.cluster.replicas;
