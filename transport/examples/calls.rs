@@ -15,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use heliograph_transport::{
-    BindError, BoxFuture, CallError, Handler, Identity, IdentityError, Lane, Limits, Network,
-    NodeId, PeerEvent, QuicConfig, QuicNetwork, identity::node_dns_name,
+    Announcement, BindError, BoxFuture, CallError, Handler, Identity, IdentityError, Lane, Limits,
+    Network, NodeId, PeerEvent, QuicConfig, QuicNetwork, identity::node_dns_name,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::{sync::Notify, time::Instant};
@@ -88,6 +88,7 @@ fn bind(
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         identity: identity(issuer, node)?,
         limits: Limits::default(),
+        announced: Announcement::new(1, 0),
     })?)
 }
 

@@ -6,9 +6,12 @@
 
 mod backoff;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod identity;
 mod metrics;
 mod network;
+mod protocol;
 pub mod quic;
 pub mod sim;
 mod tripwire;
@@ -19,5 +22,6 @@ pub use network::{
     BoxFuture, CallError, FRAME_BYTES_MAX, Handler, Lane, Network, NodeId, NotifyError, PeerEvent,
     SHARED_LANES,
 };
+pub use protocol::{Announcement, PROTOCOL_MAX, PROTOCOL_MIN, PeerInfo, Protocols};
 pub use quic::{BindError, Limits, QuicConfig, QuicNetwork};
 pub use sim::{SimConfig, SimFabric, SimNetwork};

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::protocol::PeerInfo;
+
 /// The largest payload of one call, answer or notice, in bytes.
 ///
 /// 4 MiB: one Raft append of a full batch, or one snapshot chunk with room to spare; small enough
@@ -180,6 +182,9 @@ pub trait Network: Send + Sync + 'static {
 
     /// Whether the control connection to `peer` stands.
     fn is_connected(&self, peer: NodeId) -> bool;
+
+    /// What is known of `peer`, while the control connection to it stands.
+    fn peer_info(&self, peer: NodeId) -> Option<PeerInfo>;
 
     /// Asks `to` and waits for the answer, until `deadline` at the latest. The request is queued
     /// before this returns: requests of one task on one lane keep their order. Dropping the future

@@ -7,9 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heliograph_transport::{
-    CallError, FRAME_BYTES_MAX, Lane, NodeId, NotifyError, PeerEvent, SHARED_LANES,
+    Announcement, CallError, FRAME_BYTES_MAX, Lane, NodeId, NotifyError, PROTOCOL_MAX, PeerEvent,
+    Protocols, SHARED_LANES,
 };
-use support::{Harness, QuicHarness, Seen, SimHarness, expect, harness::pair, patient};
+use support::{
+    Harness, QuicHarness, Seen, SimHarness, expect,
+    harness::{announcement, pair},
+    patient,
+};
 use tokio::time::Instant;
 
 /// Enough for every test that is not about this limit.
@@ -51,6 +56,8 @@ contract!(
     removed_peer_is_disconnected_until_it_is_back,
     nobody_is_connected_before_serving,
     calls_to_itself_are_not_connected,
+    neighbouring_releases_speak_the_older_protocol,
+    peers_know_what_they_announced,
 );
 
 /// Waits until calls on every lane pass: bulk connections raise no event.
@@ -287,4 +294,45 @@ async fn calls_to_itself_are_not_connected<H: Harness>() {
     harness.introduce(&one, &[1]);
     let call = one.network.call(one.id, Lane::Urgent, Bytes::new(), patient()).await;
     assert!(matches!(call, Err(CallError::NotConnected(_))), "{call:?}");
+}
+
+async fn peers_know_what_they_announced<H: Harness>() {
+    let (one, two) = pair(&mut H::new(CALLS)).await;
+    for (node, peer) in [(&one, two.id), (&two, one.id)] {
+        let info = node.network.peer_info(peer).unwrap();
+        assert_eq!(info.protocol, PROTOCOL_MAX);
+        assert_eq!(info.announced.features, announcement().features);
+        assert_ne!(info.announced.boot, 0);
+        assert_eq!(&*info.announced.build, env!("CARGO_PKG_VERSION"));
+        assert_eq!(node.network.peer_info(NodeId(9)), None);
+    }
+    assert_ne!(
+        one.network.peer_info(two.id).unwrap().announced.boot,
+        two.network.peer_info(one.id).unwrap().announced.boot
+    );
+}
+
+/// Node 1 or node 2 is of the first release: the one dials, the other is dialled.
+async fn neighbouring_releases_speak_the_older_protocol<H: Harness>() {
+    for older in [1, 2] {
+        let mut harness = H::new(CALLS);
+        let announced = |id| match id == older {
+            true => Announcement { protocols: Protocols::FIRST, ..announcement() },
+            false => announcement(),
+        };
+        let mut one = harness.node_announcing(1, &[], announced(1));
+        let mut two = harness.node_announcing(2, &[1], announced(2));
+        harness.introduce(&one, &[2]);
+        one.event(PeerEvent::Connected(two.id)).await;
+        two.event(PeerEvent::Connected(one.id)).await;
+        settle(&one, two.id).await;
+        for (node, peer) in [(&one, two.id), (&two, one.id)] {
+            let info = node.network.peer_info(peer).unwrap();
+            assert_eq!(info.protocol, 1);
+            assert_eq!((info.announced.features, info.announced.boot), (0, 0));
+            let request = Bytes::from_static(b"hello");
+            let answer = node.network.call(peer, Lane::Urgent, request.clone(), patient()).await;
+            assert_eq!(answer.unwrap(), request);
+        }
+    }
 }

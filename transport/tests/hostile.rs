@@ -57,6 +57,16 @@ impl Scene {
             .unwrap()
     }
 
+    /// How a handshake of the second version is refused: the code and what it says.
+    async fn refusal_saying(&self, id: u16, hello: &[u8]) -> (u64, String) {
+        let own = self.harness.authority().node(NodeId(id), CLUSTER);
+        let address = self.harness.socket_address(TARGET);
+        let raw = RawPeer::connect_speaking(b"heliograph/2", &own, Some(&own), TARGET, address);
+        let raw = raw.await.unwrap();
+        let _welcome = raw.greet(hello).await;
+        raw.closed().await
+    }
+
     /// The code with which a handshake is refused.
     async fn refusal(&self, id: u16, hello: &[u8]) -> u64 {
         let raw = self.raw(id).await;
@@ -95,6 +105,27 @@ async fn handshake_that_does_not_fit_is_refused_with_its_reason() {
     ];
     for (name, id, hello, code) in cases {
         assert_eq!(scene.refusal(id, &hello).await, code, "{name}");
+    }
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn announcement_that_does_not_fit_is_refused_with_its_reason() {
+    let mut scene = Scene::new().await;
+    let hello = RawHello { version: 2, ..RawHello::of(HOSTILE) };
+    let (code, reason) = scene.refusal_saying(HOSTILE, &hello.announcing(7, 9, 1)).await;
+    assert_eq!(code, 23);
+    assert!(reason.contains("1 to 2") && reason.contains("7 to 9"), "both ranges: {reason}");
+    let twin = RawHello { version: 2, ..RawHello::of(HONEST) };
+    let (code, reason) = scene.refusal_saying(HONEST, &twin.announcing(1, 2, u64::MAX)).await;
+    assert_eq!(code, 24, "{reason}");
+    for (name, hello) in [
+        ("no announcement", hello.bytes()),
+        ("first version", RawHello { version: 1, ..hello }.bytes()),
+        ("upside down", hello.announcing(2, 1, 1)),
+    ] {
+        let (code, _) = scene.refusal_saying(HOSTILE, &hello).await;
+        assert!([16, 21].contains(&code), "{name}: {code}");
     }
     scene.unharmed().await;
 }

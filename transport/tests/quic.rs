@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use heliograph_transport::{
-    BindError, Identity, IdentityError, Lane, Limits, Network, NodeId, PeerEvent, QuicConfig,
-    QuicNetwork,
+    Announcement, BindError, Identity, IdentityError, Lane, Limits, Network, NodeId, PeerEvent,
+    QuicConfig, QuicNetwork,
 };
 use support::{
     Harness, QuicHarness, TestHandler,
@@ -70,6 +70,7 @@ fn bind(node: u16, identity: Identity) -> Result<Arc<QuicNetwork>, BindError> {
         listen: "127.0.0.1:0".parse().unwrap(),
         identity,
         limits: Limits::default(),
+        announced: Announcement::new(1, 0),
     })
 }
 
@@ -106,8 +107,26 @@ async fn bind_refuses_a_port_that_is_taken() {
         listen: first.local_addr(),
         identity: authority.node(NodeId(2), CLUSTER),
         limits: Limits::default(),
+        announced: Announcement::new(1, 0),
     });
     assert!(matches!(second, Err(BindError::Socket { .. })));
     let (handler, _seen) = TestHandler::new();
     first.serve(handler);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_process_under_one_identity_is_refused_until_the_first_has_ended() {
+    let mut harness = QuicHarness::new(10);
+    let (one, mut two) = pair(&mut harness).await;
+    let address = harness.address(two.id);
+    let authority = harness.into_authority();
+    let mut elsewhere = QuicHarness::with_authority(authority, 10);
+    let mut twin = elsewhere.node(1, &[]);
+    twin.network.set_peers(vec![(two.id, address)]);
+    let answer = one.network.call(two.id, Lane::Urgent, Bytes::from_static(b"a"), patient());
+    assert_eq!(answer.await.unwrap(), "a");
+    one.network.shutdown().await;
+    two.event(PeerEvent::Disconnected(one.id)).await;
+    twin.event(PeerEvent::Connected(two.id)).await;
+    two.event(PeerEvent::Connected(one.id)).await;
 }

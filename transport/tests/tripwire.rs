@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use heliograph_transport::{
-    CallError, Identity, Lane, Limits, Network, NodeId, PeerEvent, QuicConfig, QuicNetwork,
-    identity::node_dns_name,
+    Announcement, CallError, Identity, Lane, Limits, Network, NodeId, PeerEvent, QuicConfig,
+    QuicNetwork, identity::node_dns_name,
 };
 use support::{
     Harness, QuicHarness, Seen, TestHandler, expect,
@@ -111,6 +111,7 @@ async fn node_in_a_child_process() {
         listen: "127.0.0.1:0".parse().unwrap(),
         identity: Identity::from_pem(chain.as_bytes(), key.as_bytes(), roots.as_bytes()).unwrap(),
         limits: Limits::default(),
+        announced: Announcement::new(u64::from(std::process::id()), 0),
     })
     .unwrap();
     let (handler, mut seen) = TestHandler::new();

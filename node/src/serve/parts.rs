@@ -14,7 +14,7 @@ use heliograph_storage::{
     FileSnapshots, SegmentLog, SegmentLogConfig, SledConfig, SledStore, StateOpen,
 };
 use heliograph_transport::{
-    NodeId,
+    Announcement, NodeId,
     identity::Identity,
     quic::{BindError, Limits, QuicConfig, QuicNetwork},
 };
@@ -111,6 +111,7 @@ pub(super) fn network(config: &Config, dir: &DataDir) -> Result<Arc<QuicNetwork>
         listen,
         identity: identity(config)?,
         limits: Limits::default(),
+        announced: Announcement::new(cluster::Surroundings::system().random(), 0),
     };
     QuicNetwork::bind(quic).map_err(|error| {
         let reason = match &error {

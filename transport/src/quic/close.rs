@@ -30,6 +30,10 @@ pub(crate) enum CloseCode {
     BadHandshake,
     /// The handshake took too long.
     HandshakeTimeout,
+    /// The two sides speak no protocol in common.
+    Protocol,
+    /// Another process is connected under this identity.
+    Twin,
     /// A frame of impossible length.
     FrameLength,
     /// A frame of unknown version.
@@ -58,6 +62,8 @@ impl CloseCode {
             Self::Direction => (20, "the lower node id dials"),
             Self::BadHandshake => (21, "malformed handshake"),
             Self::HandshakeTimeout => (22, "handshake timeout"),
+            Self::Protocol => (23, "no protocol in common"),
+            Self::Twin => (24, "another process is connected under this identity"),
             Self::FrameLength => (32, "impossible frame length"),
             Self::FrameVersion => (33, "unknown frame version"),
             Self::FrameKind => (34, "unknown frame kind"),
@@ -79,8 +85,12 @@ impl CloseCode {
 
     /// Closes the connection with this code. The first code given is the one that counts.
     pub(crate) fn close(self, connection: &Connection) {
-        let (code, reason) = self.wire();
-        connection.close(VarInt::from_u32(code), reason.as_bytes());
+        self.close_saying(connection, self.reason());
+    }
+
+    /// Closes the connection with this code and a reason that says more.
+    pub(crate) fn close_saying(self, connection: &Connection, reason: &str) {
+        connection.close(VarInt::from_u32(self.wire().0), reason.as_bytes());
     }
 }
 

@@ -7,6 +7,7 @@ use rustls::server::VerifierBuilderError;
 use crate::{
     identity::{Identity, IdentityError},
     network::NodeId,
+    protocol::Announcement,
 };
 
 /// When a connection on which nothing is heard is given up. 5 s: above any pause of a healthy node;
@@ -69,6 +70,8 @@ pub struct QuicConfig {
     pub identity: Identity,
     /// The bounds.
     pub limits: Limits,
+    /// What this process says of itself.
+    pub announced: Announcement,
 }
 
 /// Why a network cannot be made.

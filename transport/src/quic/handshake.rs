@@ -12,13 +12,15 @@ use tokio::{
 
 use super::{
     CloseCode, HANDSHAKE_TIMEOUT, Shared,
-    hello::{Hello, HelloError, LinkKind, PREFIX_BYTES},
+    hello::{Hello, HelloError, HelloVersion, LinkKind, PREFIX_BYTES},
     link::lane_count,
     peer::Peer,
+    tls,
 };
 use crate::{
     identity::{node_dns_name, proven_node},
     network::NodeId,
+    protocol::{Disagreement, PeerInfo},
     tripwire::{self, Expectation, Token},
 };
 
@@ -34,6 +36,7 @@ pub(super) struct Established {
     pub(super) connection: Connection,
     pub(super) kind: LinkKind,
     pub(super) streams: Vec<(SendStream, RecvStream)>,
+    pub(super) info: PeerInfo,
     /// For control connections.
     pub(super) wire: Option<WireSource>,
 }
@@ -61,6 +64,8 @@ pub(super) enum HandshakeError {
     Timeout,
     #[error("refused: {}", .0.reason())]
     Refused(CloseCode),
+    #[error("refused: {0}")]
+    Protocol(#[from] Disagreement),
     #[error("a handshake stream ended early")]
     Stream,
     #[error("no randomness for a token")]
@@ -130,6 +135,10 @@ fn conclude<T>(
             shared.metrics.refused_handshake(code.reason());
             code.close(connection);
         }
+        Err(HandshakeError::Protocol(disagreement)) => {
+            shared.metrics.refused_handshake(CloseCode::Protocol.reason());
+            CloseCode::Protocol.close_saying(connection, &disagreement.to_string());
+        }
         Err(HandshakeError::Timeout) => CloseCode::HandshakeTimeout.close(connection),
         Err(_) => CloseCode::BadHandshake.close(connection),
     }
@@ -157,18 +166,18 @@ async fn greet_as_dialler(
     if certified_node(shared, connection)? != peer.node {
         return Err(CloseCode::Identity.into());
     }
+    let version = tls::negotiated(connection).ok_or(CloseCode::Version)?;
     let (mut send, mut receive) = connection.open_bi().await?;
     let hello = shared.hello(kind, None);
-    send.write_all(&hello.encode()).await.map_err(|_| HandshakeError::Stream)?;
+    send.write_all(&hello.encode(version)).await.map_err(|_| HandshakeError::Stream)?;
     send.finish().map_err(|_| HandshakeError::Stream)?;
-    let welcome = read_hello(connection, &mut receive).await?;
+    let welcome = read_hello(connection, &mut receive, version).await?;
     check(shared, &welcome, peer.node)?;
     if welcome.kind != kind {
         return Err(CloseCode::BadHandshake.into());
     }
-    if !peer.admit(welcome.incarnation) {
-        return Err(CloseCode::Incarnation.into());
-    }
+    let info = PeerInfo::agree(&shared.announced, welcome.announced)?;
+    peer.admit(welcome.incarnation, &info.announced)?;
     // Before the lanes: when either side is told of the connection, the wire stands.
     let wire = match welcome.tripwire {
         Some((port, token)) => {
@@ -185,7 +194,7 @@ async fn greet_as_dialler(
         send.write_all(&preface).await.map_err(|_| HandshakeError::Stream)?;
         streams.push((send, receive));
     }
-    Ok(Established { connection: connection.clone(), kind, streams, wire })
+    Ok(Established { connection: connection.clone(), kind, streams, info, wire })
 }
 
 async fn greet_as_acceptor(
@@ -193,16 +202,16 @@ async fn greet_as_acceptor(
     connection: &Connection,
 ) -> Result<(Arc<Peer>, Established), HandshakeError> {
     let node = certified_node(shared, connection)?;
+    let version = tls::negotiated(connection).ok_or(CloseCode::Version)?;
     let (mut send, mut receive) = connection.accept_bi().await?;
-    let hello = read_hello(connection, &mut receive).await?;
+    let hello = read_hello(connection, &mut receive, version).await?;
     check(shared, &hello, node)?;
     if node >= shared.node {
         return Err(CloseCode::Direction.into());
     }
     let peer = shared.peer(node).ok_or(CloseCode::NotAPeer)?;
-    if !peer.admit(hello.incarnation) {
-        return Err(CloseCode::Incarnation.into());
-    }
+    let info = PeerInfo::agree(&shared.announced, hello.announced)?;
+    peer.admit(hello.incarnation, &info.announced)?;
     let wire = match hello.kind {
         LinkKind::Control => {
             let token = Token::random().map_err(|_| HandshakeError::Randomness)?;
@@ -212,7 +221,7 @@ async fn greet_as_acceptor(
     };
     let offer = wire.as_ref().map(|(_, token)| (shared.local_addr.port(), token.clone()));
     let welcome = shared.hello(hello.kind, offer);
-    send.write_all(&welcome.encode()).await.map_err(|_| HandshakeError::Stream)?;
+    send.write_all(&welcome.encode(version)).await.map_err(|_| HandshakeError::Stream)?;
     send.finish().map_err(|_| HandshakeError::Stream)?;
     let mut streams = Vec::with_capacity(lane_count(hello.kind));
     for index in 0..lane_count(hello.kind) {
@@ -226,7 +235,7 @@ async fn greet_as_acceptor(
     }
     let wire = wire.map(|(expectation, _)| WireSource::Accept(expectation));
     let established =
-        Established { connection: connection.clone(), kind: hello.kind, streams, wire };
+        Established { connection: connection.clone(), kind: hello.kind, streams, info, wire };
     Ok((peer, established))
 }
 
@@ -254,12 +263,13 @@ fn check(shared: &Shared, hello: &Hello, node: NodeId) -> Result<(), CloseCode> 
 async fn read_hello(
     connection: &Connection,
     stream: &mut RecvStream,
+    version: HelloVersion,
 ) -> Result<Hello, HandshakeError> {
     let mut prefix = [0; PREFIX_BYTES];
     read(connection, stream, &mut prefix).await?;
     let mut body = vec![0; Hello::body_bytes(prefix)?];
     read(connection, stream, &mut body).await?;
-    Ok(Hello::decode(&body)?)
+    Ok(Hello::decode(version, &body)?)
 }
 
 async fn read(

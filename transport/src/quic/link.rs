@@ -22,6 +22,7 @@ use crate::{
     frame::{FrameHead, FrameKind},
     metrics::Metrics,
     network::{BoxFuture, CallError, Lane, NodeId, NotifyError, SHARED_LANES},
+    protocol::PeerInfo,
 };
 
 /// Lanes of a control connection: urgent, then the shared ones.
@@ -71,6 +72,8 @@ pub(super) struct Link {
     pub(super) kind: LinkKind,
     /// Ends with the connection.
     pub(super) gone: CancellationToken,
+    /// What the process at the other end said of itself.
+    pub(super) info: PeerInfo,
     connection: Connection,
     lanes: Vec<LaneQueue>,
     pub(super) pending: Pending,
@@ -90,6 +93,7 @@ impl Link {
         peer: NodeId,
         kind: LinkKind,
         connection: Connection,
+        info: PeerInfo,
         limits: LaneLimits,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -101,6 +105,7 @@ impl Link {
             peer,
             kind,
             gone: CancellationToken::new(),
+            info,
             connection,
             lanes,
             pending: Pending::default(),

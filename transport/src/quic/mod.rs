@@ -30,6 +30,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::config::{BindError, Limits, QuicConfig};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::hello::fuzz as fuzz_hello;
 pub(crate) use self::{
     close::CloseCode,
     config::{CALLS_PER_PEER_MAX, IDLE_TIMEOUT, LANE_FRAMES_MAX},
@@ -43,6 +45,7 @@ use self::{
 use crate::{
     metrics::Metrics,
     network::{BoxFuture, CallError, FRAME_BYTES_MAX, Handler, Lane, Network, NodeId, NotifyError},
+    protocol::{Announcement, PeerInfo},
     tripwire::{self, Token},
 };
 
@@ -68,6 +71,7 @@ pub(crate) struct Shared {
     cluster_id: [u8; 16],
     incarnation: u32,
     limits: Limits,
+    announced: Announcement,
     local_addr: SocketAddr,
     endpoint: Endpoint,
     tripwires: Arc<tripwire::Listener>,
@@ -86,7 +90,7 @@ impl QuicNetwork {
     /// within a tokio runtime, after the process's metrics recorder is installed.
     pub fn bind(config: QuicConfig) -> Result<Arc<Self>, BindError> {
         config.identity.check(config.node, config.cluster_id)?;
-        let settings = tls::settings(&config.identity, &config.limits)?;
+        let settings = tls::settings(&config)?;
         let (udp, tripwires, local_addr) = socket::bind(config.listen, &config.limits)?;
         let mut endpoint = Endpoint::new(
             settings.endpoint,
@@ -101,6 +105,7 @@ impl QuicNetwork {
             cluster_id: config.cluster_id,
             incarnation: config.incarnation,
             limits: config.limits,
+            announced: config.announced,
             local_addr,
             endpoint,
             tripwires: Arc::new(tripwires),
@@ -170,6 +175,10 @@ impl Network for QuicNetwork {
         self.shared.peer(peer).is_some_and(|peer| peer.is_connected())
     }
 
+    fn peer_info(&self, peer: NodeId) -> Option<PeerInfo> {
+        self.shared.peer(peer).and_then(|peer| peer.info())
+    }
+
     fn call(
         &self,
         to: NodeId,
@@ -229,7 +238,8 @@ impl Shared {
 
     fn hello(&self, kind: LinkKind, tripwire: Option<(u16, Token)>) -> Hello {
         let (cluster_id, node, incarnation) = (self.cluster_id, self.node, self.incarnation);
-        Hello { cluster_id, node, incarnation, kind, tripwire }
+        let announced = self.announced.clone();
+        Hello { cluster_id, node, incarnation, kind, tripwire, announced }
     }
 
     fn begin_call(
@@ -333,6 +343,9 @@ async fn accept_one(shared: &Shared, incoming: Incoming) {
         // It has a certificate of ours, and yet does not belong here: somebody should look.
         Err(HandshakeError::Refused(code)) => {
             tracing::warn!(reason = code.reason(), "refused a connection");
+        }
+        Err(HandshakeError::Protocol(disagreement)) => {
+            tracing::warn!(reason = %disagreement, "refused a connection");
         }
         Err(error) => tracing::debug!(%error, "a stranger's handshake failed"),
     }

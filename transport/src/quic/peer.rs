@@ -28,6 +28,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     network::{Handler, Lane, NodeId, PeerEvent},
+    protocol::{Announcement, PeerInfo},
     tripwire::{self, Ended},
 };
 
@@ -91,9 +92,26 @@ impl Peer {
         }
     }
 
-    /// Whether a process of this incarnation may connect: none older than one seen before.
-    pub(super) fn admit(&self, incarnation: u32) -> bool {
-        self.incarnation.fetch_max(incarnation, Ordering::Relaxed) <= incarnation
+    /// Whether a process may connect: of no older incarnation than one seen before, and no other
+    /// than the one that is connected. One that ended breaks its tripwire, or times out; its
+    /// successor waits for that.
+    pub(super) fn admit(
+        &self,
+        incarnation: u32,
+        announced: &Announcement,
+    ) -> Result<(), CloseCode> {
+        if self.info().is_some_and(|known| known.is_other_process(announced)) {
+            return Err(CloseCode::Twin);
+        }
+        match self.incarnation.fetch_max(incarnation, Ordering::Relaxed) <= incarnation {
+            true => Ok(()),
+            false => Err(CloseCode::Incarnation),
+        }
+    }
+
+    /// What is known of the process at the other end of the control connection.
+    pub(super) fn info(&self) -> Option<PeerInfo> {
+        self.control.read().as_ref().map(|link| link.info.clone())
     }
 
     /// Hands an event to the actor.
@@ -173,19 +191,26 @@ struct Actor {
 impl Actor {
     fn up(&mut self, established: Established) {
         static LINK_IDS: AtomicU64 = AtomicU64::new(1);
-        let Established { connection, kind, streams, wire } = established;
+        let Established { connection, kind, streams, info, wire } = established;
         let shared = &self.shared;
         let link = Arc::new(Link::new(
             LINK_IDS.fetch_add(1, Ordering::Relaxed),
             self.peer.node,
             kind,
             connection,
+            info,
             shared.lane_limits(),
             Arc::clone(&shared.metrics),
         ));
         let replaced = self.take(kind, CloseCode::Replaced);
         *self.peer.slot(kind).write() = Some(Arc::clone(&link));
-        tracing::info!(peer = self.peer.node.0, connection = kind.name(), "connected to a peer");
+        tracing::info!(
+            peer = self.peer.node.0,
+            connection = kind.name(),
+            protocol = link.info.protocol,
+            build = &*link.info.announced.build,
+            "connected to a peer"
+        );
         match kind {
             LinkKind::Control => {
                 self.control_id = link.id;
@@ -290,7 +315,7 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>, kind: Li
 fn report_failed_dial(peer: &Peer, kind: LinkKind, error: &HandshakeError) {
     let (node, connection) = (peer.node.0, kind.name());
     let disagrees = match error {
-        HandshakeError::Refused(_) => true,
+        HandshakeError::Refused(_) | HandshakeError::Protocol(_) => true,
         HandshakeError::Connection(error) => is_disagreement(error),
         _ => false,
     };

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use quinn::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    AckFrequencyConfig, ClientConfig, Connection, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
     ServerConfig, TransportConfig, VarInt,
     congestion::CubicConfig,
-    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig},
 };
 use rustls::{
     RootCertStore,
@@ -16,11 +16,36 @@ use rustls::{
     version::TLS13,
 };
 
-use super::{BindError, Limits, hello::LinkKind, link};
-use crate::identity::Identity;
+use super::{
+    BindError, Limits, QuicConfig,
+    hello::{HelloVersion, LinkKind},
+    link,
+};
+use crate::{
+    identity::Identity,
+    protocol::{PROTOCOL_ANNOUNCING, Protocols},
+};
 
-/// The application protocol, negotiated in TLS.
-const ALPN: &[u8] = b"heliograph/1";
+/// What is negotiated in TLS: the version of the handshake frame, the newest first. Later protocols
+/// are announced in that frame and need no name here.
+const ALPN: [(&[u8], HelloVersion); 2] =
+    [(b"heliograph/2", HelloVersion::Announcing), (b"heliograph/1", HelloVersion::First)];
+
+/// The names of the handshake frames that a process of these protocols speaks.
+fn alpn(protocols: Protocols) -> Vec<Vec<u8>> {
+    let spoken = ALPN.iter().filter(|(_, version)| match version {
+        HelloVersion::Announcing => protocols.max >= PROTOCOL_ANNOUNCING,
+        HelloVersion::First => protocols.min < PROTOCOL_ANNOUNCING,
+    });
+    spoken.map(|(name, _)| name.to_vec()).collect()
+}
+
+/// The version of the handshake frame that TLS has negotiated on this connection.
+pub(super) fn negotiated(connection: &Connection) -> Option<HelloVersion> {
+    let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+    let name = data.protocol?;
+    ALPN.iter().find(|(known, _)| *known == name).map(|(_, version)| *version)
+}
 
 /// The largest UDP payload to send and take. 8,952 bytes: a jumbo frame of 9,000 less the IPv6 and
 /// UDP headers. Path discovery settles on what the way carries.
@@ -63,7 +88,9 @@ pub(super) struct Settings {
 
 /// Makes the settings for an identity. The provider is always named: what else the process installs
 /// as its default does not matter.
-pub(super) fn settings(identity: &Identity, limits: &Limits) -> Result<Settings, BindError> {
+pub(super) fn settings(config: &QuicConfig) -> Result<Settings, BindError> {
+    let QuicConfig { identity, limits, announced, .. } = config;
+    let names = alpn(announced.protocols);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     for root in &identity.roots {
@@ -72,14 +99,16 @@ pub(super) fn settings(identity: &Identity, limits: &Limits) -> Result<Settings,
     let roots = Arc::new(roots);
     let transport = Arc::new(transport(limits)?);
 
-    let server = server_crypto(identity, Arc::clone(&roots), Arc::clone(&provider))?;
+    let mut server = server_crypto(identity, Arc::clone(&roots), Arc::clone(&provider))?;
+    server.alpn_protocols.clone_from(&names);
     let server = QuicServerConfig::try_from(server).map_err(|_| BindError::CipherSuite)?;
     let mut server = ServerConfig::with_crypto(Arc::new(server));
     server.transport_config(Arc::clone(&transport));
     server.migration(false);
     server.max_incoming(INCOMING_MAX);
 
-    let client = client_crypto(identity, roots, provider)?;
+    let mut client = client_crypto(identity, roots, provider)?;
+    client.alpn_protocols = names;
     let client = QuicClientConfig::try_from(client).map_err(|_| BindError::CipherSuite)?;
     let mut client = ClientConfig::new(Arc::new(client));
     client.transport_config(transport);
@@ -102,7 +131,6 @@ fn server_crypto(
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
     // No resumption: each connection proves its certificate anew.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -120,7 +148,6 @@ fn client_crypto(
         .with_protocol_versions(&[&TLS13])?
         .with_webpki_verifier(verifier)
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
 }

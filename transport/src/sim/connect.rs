@@ -44,7 +44,11 @@ impl State {
             return;
         }
         match self.accepts(high, low) {
-            Some(other) if !self.is_cut(low, high) && !self.is_cut(high, low) => {
+            Some(other)
+                if !self.is_cut(low, high)
+                    && !self.is_cut(high, low)
+                    && self.agree(low, high).is_some() =>
+            {
                 let connection = self.count();
                 // Two round trips: the TLS handshake, then ours.
                 let pause = self.delay() + self.delay() + self.delay() + self.delay();
@@ -105,7 +109,9 @@ impl State {
 
     fn open(&mut self, local: NodeId, peer: NodeId, connection: u64, not_before: Instant) {
         let since = Instant::now();
-        let side = Side { connection, since, not_before, calls: BTreeMap::new(), served: 0 };
+        // The other process may have died in this instant: then there is nothing to open.
+        let Some(info) = self.agree(local, peer) else { return };
+        let side = Side { connection, since, info, not_before, calls: BTreeMap::new(), served: 0 };
         self.sides.insert((local, peer), side);
         self.tell(local, PeerEvent::Connected(peer));
     }

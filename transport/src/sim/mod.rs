@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 pub use self::network::SimNetwork;
 use self::state::State;
-use crate::network::NodeId;
+use crate::{network::NodeId, protocol::Announcement};
 
 /// How the simulated network behaves when nothing is broken.
 #[derive(Clone, Debug)]
@@ -121,7 +121,13 @@ impl SimFabric {
 
     /// A process of node `id`. One that still lives under this id crashes first.
     pub fn node(&self, id: NodeId) -> Arc<SimNetwork> {
-        let life = self.inner.change(|state| state.start_node(id));
+        // Nobody's boot: what is random comes from outside.
+        self.node_announcing(id, Announcement::new(0, 0))
+    }
+
+    /// A process of node `id` that says this of itself: of another release, say.
+    pub fn node_announcing(&self, id: NodeId, announced: Announcement) -> Arc<SimNetwork> {
+        let life = self.inner.change(|state| state.start_node(id, announced));
         Arc::new(SimNetwork::new(id, life, Arc::clone(&self.inner)))
     }
 

@@ -9,8 +9,9 @@ use super::{
     Inner,
     state::{Packet, Rejected, Reply},
 };
-use crate::network::{
-    BoxFuture, CallError, FRAME_BYTES_MAX, Handler, Lane, Network, NodeId, NotifyError,
+use crate::{
+    network::{BoxFuture, CallError, FRAME_BYTES_MAX, Handler, Lane, Network, NodeId, NotifyError},
+    protocol::PeerInfo,
 };
 
 /// A process on the simulated network. Dead once its node crashed, was shut down, or started again:
@@ -43,6 +44,10 @@ impl Network for SimNetwork {
 
     fn is_connected(&self, peer: NodeId) -> bool {
         self.inner.state.lock().is_connected(self.id, self.life, peer)
+    }
+
+    fn peer_info(&self, peer: NodeId) -> Option<PeerInfo> {
+        self.inner.state.lock().peer_info(self.id, self.life, peer)
     }
 
     fn call(

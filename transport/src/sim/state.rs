@@ -18,6 +18,7 @@ use super::SimConfig;
 use crate::{
     backoff::Backoff,
     network::{Handler, Lane, NodeId, PeerEvent},
+    protocol::{Announcement, PeerInfo},
 };
 
 /// How often one transmission is lost at most: keeps a delay bounded at any loss probability.
@@ -76,12 +77,15 @@ pub(super) struct Node {
     pub(super) alive: CancellationToken,
     pub(super) handler: Option<Arc<dyn Handler>>,
     pub(super) peers: BTreeSet<NodeId>,
+    pub(super) announced: Announcement,
 }
 
 /// One node's side of a connection.
 pub(super) struct Side {
     pub(super) connection: u64,
     pub(super) since: Instant,
+    /// What is known of the other side.
+    pub(super) info: PeerInfo,
     /// Nothing sent on it arrives earlier.
     pub(super) not_before: Instant,
     pub(super) calls: BTreeMap<u64, oneshot::Sender<Reply>>,
@@ -190,7 +194,7 @@ impl State {
         delay
     }
 
-    pub(crate) fn start_node(&mut self, id: NodeId) -> u64 {
+    pub(crate) fn start_node(&mut self, id: NodeId, announced: Announcement) -> u64 {
         self.crash(id);
         for other in self.isolated.clone() {
             if other != id {
@@ -201,7 +205,8 @@ impl State {
         self.backoffs.retain(|(low, _), _| *low != id);
         let life = self.count();
         let alive = CancellationToken::new();
-        self.nodes.insert(id, Node { life, alive, handler: None, peers: BTreeSet::new() });
+        let peers = BTreeSet::new();
+        self.nodes.insert(id, Node { life, alive, handler: None, peers, announced });
         life
     }
 
@@ -309,6 +314,18 @@ impl State {
 
     pub(super) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.cut.contains_key(&(from, to))
+    }
+
+    /// What node `id` knows of `peer`.
+    pub(crate) fn peer_info(&self, id: NodeId, life: u64, peer: NodeId) -> Option<PeerInfo> {
+        let side = self.sides.get(&(id, peer))?;
+        self.nodes.get(&id).is_some_and(|node| node.life == life).then(|| side.info.clone())
+    }
+
+    /// What node `local` would know of `peer` once they are connected; none if they cannot agree.
+    pub(super) fn agree(&self, local: NodeId, peer: NodeId) -> Option<PeerInfo> {
+        let (ours, theirs) = (self.nodes.get(&local)?, self.nodes.get(&peer)?);
+        PeerInfo::agree(&ours.announced, theirs.announced.clone()).ok()
     }
 
     /// When something is due next.

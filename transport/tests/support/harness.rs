@@ -1,9 +1,18 @@
 //! Two ways to make networks, for the contract suite.
 
-use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use heliograph_transport::{
-    BindError, Limits, Network, NodeId, PeerEvent, QuicConfig, QuicNetwork, SimConfig, SimFabric,
+    Announcement, BindError, Limits, Network, NodeId, PeerEvent, QuicConfig, QuicNetwork,
+    SimConfig, SimFabric,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -32,15 +41,26 @@ pub trait Harness {
     fn new(calls_per_peer_max: usize) -> Self;
 
     /// A network of node `id`, again if the former has ended. It does not serve yet.
-    fn network(&mut self, id: NodeId) -> Arc<dyn Network>;
+    fn network(&mut self, id: NodeId) -> Arc<dyn Network> {
+        let announced = announcement();
+        self.network_announcing(id, announced)
+    }
+
+    /// The same, of a process that says this of itself.
+    fn network_announcing(&mut self, id: NodeId, announced: Announcement) -> Arc<dyn Network>;
 
     /// Where node `id` listens.
     fn address(&self, id: NodeId) -> String;
 
     /// A node that serves and knows these peers.
     fn node(&mut self, id: u16, peers: &[u16]) -> Node {
+        self.node_announcing(id, peers, announcement())
+    }
+
+    /// The same, of a process that says this of itself.
+    fn node_announcing(&mut self, id: u16, peers: &[u16], announced: Announcement) -> Node {
         let id = NodeId(id);
-        let network = self.network(id);
+        let network = self.network_announcing(id, announced);
         let (handler, seen) = TestHandler::new();
         network.serve(Arc::clone(&handler) as _);
         let node = Node { id, network, handler, seen };
@@ -53,6 +73,12 @@ pub trait Harness {
         let peers = peers.iter().map(|&peer| (NodeId(peer), self.address(NodeId(peer))));
         node.network.set_peers(peers.collect());
     }
+}
+
+/// What a new process of this release says, with features 5.
+pub fn announcement() -> Announcement {
+    static BOOTS: AtomicU64 = AtomicU64::new(1);
+    Announcement::new(BOOTS.fetch_add(1, Ordering::Relaxed), 5)
 }
 
 /// Nodes 1 and 2, connected both ways on both connections.
@@ -74,6 +100,17 @@ pub struct QuicHarness {
 impl QuicHarness {
     /// A network with this identity and these limits.
     pub fn bind(&mut self, id: NodeId, incarnation: u32, limits: Limits) -> Arc<QuicNetwork> {
+        self.bind_announcing(id, incarnation, limits, announcement())
+    }
+
+    /// The same, of a process that says this of itself.
+    pub fn bind_announcing(
+        &mut self,
+        id: NodeId,
+        incarnation: u32,
+        limits: Limits,
+        announced: Announcement,
+    ) -> Arc<QuicNetwork> {
         let listen = self.addresses.get(&id).copied();
         let deadline = patient();
         let network = loop {
@@ -84,6 +121,7 @@ impl QuicHarness {
                 listen: listen.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap()),
                 identity: self.authority.node(id, CLUSTER),
                 limits: limits.clone(),
+                announced: announced.clone(),
             };
             match QuicNetwork::bind(config) {
                 Ok(network) => break network,
@@ -123,9 +161,9 @@ impl Harness for QuicHarness {
         Self::with_authority(Authority::new(), calls_per_peer_max)
     }
 
-    fn network(&mut self, id: NodeId) -> Arc<dyn Network> {
+    fn network_announcing(&mut self, id: NodeId, announced: Announcement) -> Arc<dyn Network> {
         let limits = Limits { calls_per_peer_max: self.calls_per_peer_max, ..Limits::default() };
-        self.bind(id, 1, limits)
+        self.bind_announcing(id, 1, limits, announced)
     }
 
     fn address(&self, id: NodeId) -> String {
@@ -143,8 +181,8 @@ impl Harness for SimHarness {
         Self { fabric: SimFabric::with_config(7, config) }
     }
 
-    fn network(&mut self, id: NodeId) -> Arc<dyn Network> {
-        self.fabric.node(id)
+    fn network_announcing(&mut self, id: NodeId, announced: Announcement) -> Arc<dyn Network> {
+        self.fabric.node_announcing(id, announced)
     }
 
     fn address(&self, id: NodeId) -> String {

@@ -38,10 +38,26 @@ impl RawHello {
         body.extend(self.incarnation.to_be_bytes());
         body.push(0);
         body.extend([0; 34]);
-        let mut bytes = (body.len() as u16).to_be_bytes().to_vec();
-        bytes.extend(body);
-        bytes
+        framed(body)
     }
+
+    /// The frame of the second version, with a field no release knows yet.
+    pub fn announcing(self, min: u16, max: u16, boot: u64) -> Vec<u8> {
+        let mut body = self.bytes().split_off(2);
+        body.extend(min.to_be_bytes());
+        body.extend(max.to_be_bytes());
+        body.extend(0u64.to_be_bytes());
+        body.extend(boot.to_be_bytes());
+        body.extend(b"\x03raw");
+        body.extend([9; 5]);
+        framed(body)
+    }
+}
+
+fn framed(body: Vec<u8>) -> Vec<u8> {
+    let mut bytes = (body.len() as u16).to_be_bytes().to_vec();
+    bytes.extend(body);
+    bytes
 }
 
 /// A connection made by hand.
@@ -53,6 +69,17 @@ pub struct RawPeer {
 impl RawPeer {
     /// Connects with TLS alone; with `None` without a certificate.
     pub async fn connect(
+        roots: &Identity,
+        own: Option<&Identity>,
+        target: NodeId,
+        address: SocketAddr,
+    ) -> Result<Self, ConnectionError> {
+        Self::connect_speaking(b"heliograph/1", roots, own, target, address).await
+    }
+
+    /// The same, with a handshake frame of this version.
+    pub async fn connect_speaking(
+        version: &[u8],
         roots: &Identity,
         own: Option<&Identity>,
         target: NodeId,
@@ -73,7 +100,7 @@ impl RawPeer {
             }
             None => config.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"heliograph/1".to_vec()];
+        config.alpn_protocols = vec![version.to_vec()];
         let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
         let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let name = node_dns_name(target, CLUSTER);
@@ -105,9 +132,17 @@ impl RawPeer {
 
     /// The code with which the other end closes.
     pub async fn close_code(&self) -> u64 {
+        self.closed().await.0
+    }
+
+    /// The code with which the other end closes, and what it says.
+    pub async fn closed(&self) -> (u64, String) {
         let error = timeout(PATIENCE, self.connection.closed()).await.expect("a close");
         match error {
-            ConnectionError::ApplicationClosed(close) => close.error_code.into_inner(),
+            ConnectionError::ApplicationClosed(close) => {
+                let reason = String::from_utf8_lossy(&close.reason).into_owned();
+                (close.error_code.into_inner(), reason)
+            }
             error => panic!("{error}"),
         }
     }

@@ -1,0 +1,4 @@
+//! Feeds `heliograph_api::fuzz::mosa`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| heliograph_api::fuzz::mosa(input));
