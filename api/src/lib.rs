@@ -14,6 +14,8 @@ mod base64;
 pub mod client;
 mod clock;
 mod entropy;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod metrics;
 mod mosa;
 mod problem;

@@ -18,6 +18,8 @@ mod delivery;
 mod detector;
 mod envelope;
 mod formation;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod machine;
 mod member;
 mod meta;

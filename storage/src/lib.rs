@@ -8,6 +8,8 @@
 //! - snapshot files: a group's rows at one applied position, streamed to lagging peers.
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod log_store;
 mod memory_log;
 mod metrics;

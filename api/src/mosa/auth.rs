@@ -98,6 +98,15 @@ fn parse(object: &Object<'_>, must_sign: bool) -> Result<Request, Problem> {
     }
 }
 
+/// Judges a registration and a revocation.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(object: &Object<'_>) {
+    if let Ok(request) = parse(object, true) {
+        assert!(request.signature.is_some(), "asked for and there");
+    }
+    let _ = parse_scope(object);
+}
+
 /// Bytes in hex where the length says so, else in Base64.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let bytes = if text.len() == N * 2 { hex::decode(text).ok() } else { None };

@@ -130,6 +130,18 @@ fn decode_entry(entry: LogEntry) -> Result<Entry, io::Error> {
     Ok(Entry::new(log_id(entry.position), decode_payload(entry.payload)?))
 }
 
+/// Reads the input as an entry's payload; one that decodes encodes to a payload that says the same.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(input: &[u8]) {
+    let Ok(payload) = decode_payload(Bytes::copy_from_slice(input)) else { return };
+    let once = encode_payload(payload).expect("what was read is written");
+    let read = decode_payload(once.clone()).expect("and read");
+    assert_eq!(encode_payload(read).expect("again"), once);
+    if let Ok(applied) = super::core::Applied::decode(input) {
+        let _ = applied.snapshot_meta();
+    }
+}
+
 impl RaftLogReader<TypeConfig> for GroupLog {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
     where

@@ -22,3 +22,5 @@ pub(crate) use self::{
     runtime::seed_this_thread,
     types::{EntryAnswer, incarnation_of, node_of, raft_id},
 };
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{log_adapter::fuzz as fuzz_payload, rpc::fuzz as fuzz_rpc};

@@ -120,3 +120,28 @@ pub(crate) fn encode(answer: &impl Serialize) -> Bytes {
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     rmp_serde::from_slice(bytes).ok()
 }
+
+/// Reads `body` as a call without its envelope, and as an answer.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: Bytes) {
+    fn again<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        let Some(message) = decode::<T>(bytes) else { return };
+        let once = encode(&message);
+        let read = decode::<T>(&once).expect("what was encoded decodes");
+        assert_eq!(encode(&read), once, "and says the same");
+    }
+    again::<AppendAnswer>(&body);
+    again::<VoteAnswer>(&body);
+    again::<TransferAnswer>(&body);
+    again::<SnapshotAnswer>(&body);
+    again::<SnapshotOffset>(&body);
+    let Some((kind, _, request)) = decode_head(body) else { return };
+    match kind {
+        RpcKind::Append => again::<AppendRequest>(&request),
+        RpcKind::Vote | RpcKind::PreVote => again::<VoteRequest>(&request),
+        RpcKind::TransferLeader => again::<TransferRequest>(&request),
+        RpcKind::SnapshotBegin => again::<SnapshotBegin>(&request),
+        RpcKind::SnapshotChunk => again::<SnapshotChunk>(&request),
+        RpcKind::SnapshotEnd => again::<SnapshotEnd>(&request),
+    }
+}

@@ -270,8 +270,8 @@ fn mutate(files: &mut Files, random: &mut Random) {
     }
 }
 
-/// Random damage over several places: nothing panics and nothing is invented. The fuzz target in
-/// `storage/fuzz` does the same with inputs of its own.
+/// Random damage over several places: nothing panics and nothing is invented. The fuzz target
+/// `log_reader` does the same with inputs of its own.
 #[test]
 fn random_damage_invents_nothing() {
     let (files, _) = sample();

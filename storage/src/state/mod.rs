@@ -34,6 +34,8 @@ pub use frozen::Frozen;
 pub use group_rows::{GroupRead, GroupWrite};
 pub use group_state::GroupState;
 pub(crate) use group_state::RowSource;
+#[cfg(any(test, fuzzing))]
+pub(crate) use journal::fuzz as fuzz_journal;
 pub use memory_store::{MemoryStateDisk, MemoryStore, Outcome};
 pub use sled_config::{SledConfig, StateOpen};
 pub use sled_store::SledStore;
