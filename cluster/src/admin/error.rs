@@ -1,5 +1,7 @@
 //! Why the cluster did not do what its operator asked.
 
+use heliograph_transport::NodeId;
+
 /// Why the cluster did not do what its operator asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -7,11 +9,53 @@ pub enum AdminError {
     /// There is no cluster yet: its first members have not found together.
     #[error("the cluster is not formed yet: start all of its first members")]
     NotFormed,
+    /// Nobody leads the registry: nothing was done.
+    #[error(
+        "the registry has no leader, nothing was done: bring a majority of its nodes back, then repeat"
+    )]
+    NoLeader,
+    /// The leader was lost on the way.
+    #[error("it is unknown whether it was done: look at the status, then repeat")]
+    Unknown,
+    /// The registry has no such node.
+    #[error("the cluster has no node {0}: see the status for those it has")]
+    UnknownNode(NodeId),
+    /// The node has joined before.
+    #[error(
+        "this node has joined already: `replace` lets it come with an empty disk, `remove` takes it out"
+    )]
+    AlreadyMember,
+    /// Another node has the address.
+    #[error("node {0} has this address: each node needs its own")]
+    AddressTaken(NodeId),
+    /// Too few replicas would know what was accepted.
+    #[error(
+        "group {0} would be left without a majority that knows what was accepted: bring its other nodes back first"
+    )]
+    WouldLoseMajority(u32),
+    /// The node holds something still.
+    #[error("the node still holds a replica of group {0}: wait until it has moved away")]
+    StillHolds(u32),
+    /// The node is invited and has not come.
+    #[error("the node has not joined yet: start it with its token, or `remove` it")]
+    NotJoined,
+    /// Something else changed at the same time, or does not fit.
+    #[error("the registry has changed meanwhile: look at the status, then repeat")]
+    Conflict,
+    /// Node ids begin with 1.
+    #[error("a node id is a number from 1 to 65535")]
+    NodeIdZero,
+    /// Not host:port.
+    #[error("the address must be host:port, for example relay-4.example.org:7400")]
+    Address,
+    /// Too long, or with control characters.
+    #[error("a zone is a word of at most 64 bytes")]
+    Zone,
 }
 
 impl AdminError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotFormed)
+        matches!(self, Self::NotFormed | Self::NoLeader | Self::Unknown | Self::StillHolds(_))
     }
 }

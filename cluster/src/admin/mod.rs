@@ -1,10 +1,13 @@
 //! What an operator sees of the cluster and asks of it.
 //!
 //! - [`types`](ClusterStatus): what status tells, plain data.
+//! - [`command`](AdminCommand): what may be changed; `change`: brings it to the meta leader.
 //! - `report`: what one node tells of itself; `compose`: the cluster out of all reports, pure.
 //! - `wire`: what nodes ask each other for it.
 //! - `service`: the node's [`ClusterAdmin`].
 
+mod change;
+mod command;
 mod compose;
 mod error;
 mod report;
@@ -15,6 +18,7 @@ mod wire;
 use heliograph_transport::BoxFuture;
 use tokio::time::Instant;
 
+pub use command::{AdminCommand, AdminOutcome, JoinToken};
 pub use error::AdminError;
 pub use types::*;
 
@@ -26,4 +30,12 @@ pub trait ClusterAdmin: Send + Sync + 'static {
     /// Nodes, groups and moves, as far as nodes answer: those that do not are reported as such, so
     /// that this works without a quorum.
     fn status(&self, deadline: Instant) -> BoxFuture<'_, Result<ClusterStatus, AdminError>>;
+
+    /// Changes the registry; answers once a majority of the meta group has that on disk. Safe to
+    /// repeat, except that a repeated invitation or replacement makes another token.
+    fn change(
+        &self,
+        command: AdminCommand,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>>;
 }

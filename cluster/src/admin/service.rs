@@ -8,7 +8,8 @@ use heliograph_transport::{BoxFuture, Lane, NodeId};
 use tokio::time::Instant;
 
 use super::{
-    AdminError, ClusterAdmin, ClusterStatus,
+    AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterStatus,
+    change::{change, propose_here},
     compose::{Heard, Known, compose},
     report::report,
     wire::{self, AdminAnswer, AdminRequest, NodeReport},
@@ -55,19 +56,31 @@ impl ClusterAdmin for Admin {
     fn status(&self, deadline: Instant) -> BoxFuture<'_, Result<ClusterStatus, AdminError>> {
         Box::pin(self.compose_status(deadline))
     }
+
+    fn change(
+        &self,
+        command: AdminCommand,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>> {
+        Box::pin(change(&self.context, command, deadline))
+    }
 }
 
 async fn ask(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeReport> {
     let request = wire::encode(&AdminRequest::Report);
     let answer = context.network.call(node, Lane::Urgent, request, deadline).await.ok()?;
-    let AdminAnswer::Report(report) = wire::decode(&answer)?;
-    Some(report)
+    match wire::decode(&answer)? {
+        AdminAnswer::Report(report) => Some(report),
+        _ => None,
+    }
 }
 
 /// Answers a peer; none for what this build does not know.
 pub(crate) async fn answer(context: Arc<Context>, body: Bytes) -> Option<Bytes> {
-    let AdminRequest::Report = wire::decode(&body)?;
-    let answer = AdminAnswer::Report(report(&context).await);
+    let answer = match wire::decode(&body)? {
+        AdminRequest::Report => AdminAnswer::Report(report(&context).await),
+        AdminRequest::Propose(command) => propose_here(&context, command.into_vec().into()).await?,
+    };
     // Peers read answers without an envelope.
     Some(wire::encode(&answer).slice(1..))
 }

@@ -5,9 +5,10 @@
 use bytes::{BufMut, Bytes};
 use heliograph_transport::NodeId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_bytes::ByteBuf;
 
 use super::types::DiskUse;
-use crate::envelope;
+use crate::{envelope, meta::MetaOutcome};
 
 /// The version of these messages.
 const VERSION: u8 = 1;
@@ -17,6 +18,8 @@ const VERSION: u8 = 1;
 pub(crate) enum AdminRequest {
     /// How do you do?
     Report,
+    /// Put this command into the meta group's log. To its leader.
+    Propose(ByteBuf),
 }
 
 /// The answer to an [`AdminRequest`].
@@ -24,6 +27,10 @@ pub(crate) enum AdminRequest {
 pub(crate) enum AdminAnswer {
     /// To [`AdminRequest::Report`].
     Report(NodeReport),
+    /// To [`AdminRequest::Propose`]: it is applied, with this outcome.
+    Outcome(MetaOutcome),
+    /// To [`AdminRequest::Propose`]: nothing was done, another node leads.
+    NotLeader,
 }
 
 /// What a node tells of itself.
