@@ -8,6 +8,7 @@
 //! - `placement`, `detector`, `formation`: which node holds what, who seems dead, how it began.
 //! - `actors`: shard, checkpointer, pulse, mailbox, and the node that supervises them.
 //! - `admin`: what operators see and ask: [`ClusterAdmin`].
+//! - [`recovery`]: new quorums out of what is left, offline.
 //! - `delivery`: router, subscriptions, live frames, key leases.
 
 mod actors;
@@ -31,6 +32,7 @@ mod node_wire;
 mod peer_client;
 mod placement;
 mod raft;
+pub mod recovery;
 mod relay;
 mod replica;
 mod shard_handle;
@@ -39,9 +41,12 @@ mod topology;
 pub mod watch;
 
 pub use admin::{
-    AdminError, ClusterAdmin, ClusterHealth, ClusterStatus, DiskUse, GroupStatus, Host,
-    LearnerStatus, Liveness, MoveStatus, NoHost, NodeState, NodeStatus, ReplicaStatus,
+    AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterHealth, ClusterStatus, DiskUse,
+    GroupStatus, Host, JoinToken, LearnerStatus, Liveness, MoveStatus, NoHost, NodeState,
+    NodeStatus, ReplicaStatus,
 };
+pub use heliograph_transport::NodeId;
+
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
 pub use context::NodeFailure;
 pub use member::{Member, MemberState};

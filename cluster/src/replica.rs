@@ -156,6 +156,16 @@ impl Placement {
         self.renewed.clear();
     }
 
+    /// Makes `voters` all there is, whatever was agreed before: see [`crate::recovery`].
+    pub(crate) fn force(&mut self, voters: Vec<Replica>) {
+        self.changes += 1;
+        self.former.clear();
+        self.renewed.clear();
+        self.learners.retain(|learner| !has(&voters, learner.node));
+        self.target.clone_from(&voters);
+        self.held = voters;
+    }
+
     /// Forgets a learner; whether there was one.
     pub(crate) fn remove_learner(&mut self, node: NodeId) {
         if has(&self.learners, node) {

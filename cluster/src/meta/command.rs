@@ -6,7 +6,7 @@ use heliograph_transport::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::version_one;
-use crate::{member::MemberState, topology::Topology};
+use crate::{member::MemberState, replica::Replica, topology::Topology};
 
 /// Leads every encoded command; below 0x80, which marks memberships.
 const VERSION: u8 = 2;
@@ -100,6 +100,14 @@ pub(crate) enum MetaCommand {
         node: NodeId,
         /// Its zone.
         zone: String,
+    },
+    /// An operator has formed new quorums out of what was left. Only ever written by
+    /// [`crate::recovery`], offline.
+    Recover {
+        /// The nodes that never come back.
+        removed: Vec<NodeId>,
+        /// The groups that had lost their quorum, with the replicas that vote now.
+        groups: Vec<(GroupId, Vec<Replica>)>,
     },
 }
 

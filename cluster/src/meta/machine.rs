@@ -8,7 +8,7 @@ use super::{MetaCommand, MetaOutcome, version_one};
 use crate::{
     context::META,
     member::{Member, MemberState},
-    replica::{Placement, RenewError},
+    replica::{Placement, RenewError, Replica},
     topology::Topology,
 };
 
@@ -84,6 +84,7 @@ impl MetaMachine {
             C::Replace { node, token } => topology.replace(node, token),
             C::SetState { node, state } => topology.set_state(node, state),
             C::Remove { node } => topology.remove(node),
+            C::Recover { removed, groups } => topology.recover(&removed, groups),
             C::SetAddress { node, address } => topology.set_address(node, address),
             C::SetZone { node, zone } => {
                 topology.known(node)?.zone = zone;
@@ -257,6 +258,33 @@ impl Topology {
         }
         self.meta.remove_learner(node);
         self.members.retain(|member| member.id != node);
+        Ok(())
+    }
+
+    /// Lost nodes are struck out; one that is to hold something still is first moved away from, and
+    /// never comes back with the disk it had.
+    fn recover(
+        &mut self,
+        removed: &[NodeId],
+        groups: Vec<(GroupId, Vec<Replica>)>,
+    ) -> Result<(), MetaOutcome> {
+        for (group, voters) in groups {
+            self.placement_mut(group)?.force(voters);
+        }
+        for node in removed {
+            match self.remove(*node) {
+                Ok(()) | Err(MetaOutcome::UnknownNode(_)) => {}
+                Err(_) => {
+                    let member = self.known(*node)?;
+                    member.state = MemberState::Leaving;
+                    member.incarnation += 1;
+                    member.admitted = false;
+                    member.disk = None;
+                    // No token has this hash: nobody is admitted under it.
+                    member.token = Some([0; 32]);
+                }
+            }
+        }
         Ok(())
     }
 

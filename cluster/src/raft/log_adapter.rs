@@ -66,6 +66,30 @@ impl GroupLog {
         self.store.group(self.group).last.map(|position| position.index)
     }
 
+    /// Appends entries of a term that no Raft ever had, as if `raft_id` had led it: see
+    /// [`crate::recovery`]. The caller is the only one who has the log open.
+    pub(crate) async fn force(
+        &self,
+        raft_id: u64,
+        term: u64,
+        payloads: Vec<Payload>,
+    ) -> Result<(), io::Error> {
+        let mut vote = Vote::new(term, raft_id);
+        // Led, not only stood for: entries of a term are its leader's.
+        vote.committed = true;
+        self.clone().save_vote(&vote).await?;
+        let next = self.last_index().map_or(0, |last| last + 1);
+        let entries: Result<Vec<_>, io::Error> = (next..)
+            .zip(payloads)
+            .map(|(index, payload)| {
+                let position = Position { term, index };
+                Ok(LogEntry { position, payload: encode_payload(payload)? })
+            })
+            .collect();
+        let entries = entries?;
+        self.durably(|store, done| store.append(self.group, entries, done)).await
+    }
+
     async fn durably(
         &self,
         write: impl FnOnce(&dyn LogStore, heliograph_storage::Done),

@@ -14,13 +14,13 @@ mod suite_test;
 mod types;
 
 pub(crate) use self::{
-    core::{GroupCore, GroupKind},
+    core::{Applied, GroupCore, GroupKind},
     group::RaftGroup,
     log_adapter::GroupLog,
     offload::offload,
     rpc::decode_head,
     runtime::seed_this_thread,
-    types::{EntryAnswer, incarnation_of, node_of, raft_id},
+    types::{EntryAnswer, EntryData, Payload, forced_membership, incarnation_of, node_of, raft_id},
 };
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::{log_adapter::fuzz as fuzz_payload, rpc::fuzz as fuzz_rpc};

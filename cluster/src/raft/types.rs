@@ -1,6 +1,6 @@
 //! The types that tie openraft to the relay.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use bytes::Bytes;
 use heliograph_transport::NodeId;
@@ -64,6 +64,14 @@ pub(crate) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, op
 /// lost its disk never speaks under an id that has voted (design decision 11).
 pub(crate) fn raft_id(node: NodeId, incarnation: u32) -> u64 {
     u64::from(node.0) << 32 | u64::from(incarnation)
+}
+
+/// A membership that no Raft agreed on: see [`crate::recovery`].
+pub(crate) fn forced_membership(
+    voters: &BTreeSet<u64>,
+    learners: &BTreeSet<u64>,
+) -> openraft::Membership<u64, openraft::EmptyNode> {
+    openraft::Membership::new_with_defaults(vec![voters.clone()], learners.clone())
 }
 
 /// The incarnation of a Raft id.
