@@ -86,6 +86,8 @@ codes! {
     DeviceTaken = 409 "device_taken", "The device id is taken", "Register with the public key the device has, with a signature, or choose another id.";
     /// The message id was used for another content.
     MessageConflict = 409 "message_conflict", "The message id was used for another content", "Choose a fresh message_id for new content.";
+    /// The cluster does not allow that in its state.
+    Conflict = 409 "conflict", "The cluster does not allow that now", "Look at the status, then repeat.";
     /// A body without length.
     LengthRequired = 411 "length_required", "The request has no body", "Send a body with Content-Length or chunked coding.";
     /// A body over the limit; it was not read.

@@ -3,17 +3,24 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use heliograph_cluster::{AdminError, ClusterAdmin, model::DeviceId};
+use heliograph_cluster::{
+    AdminCommand, AdminError, AdminOutcome, ClusterAdmin, NodeId, model::DeviceId,
+};
 use http::{HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::json as value;
 use tokio::time::Instant;
 
 use super::AdminToken;
 use crate::{
     metrics,
     mosa::{RateConfig, RateLimiter, bearer, json},
-    problem::{Code, Problem},
-    server::handler::{Answer, Handler, Reply},
+    problem::{Code, FieldError, Problem},
+    server::{
+        Limits, body,
+        handler::{Answer, Handler, Reply},
+    },
 };
 
 /// How long the cluster may take for one request: an election and a little.
@@ -24,6 +31,7 @@ const RATE: RateConfig = RateConfig { per_second: 20, burst: 60 };
 /// The operators' front door of one node.
 pub(super) struct Door {
     token: AdminToken,
+    limits: Limits,
     admin: Arc<dyn ClusterAdmin>,
     limiter: RateLimiter,
     operator: DeviceId,
@@ -34,34 +42,73 @@ pub(super) struct Door {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Status,
+    Change(NodeId, Change),
+}
+
+/// What is to become of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Invite,
+    Replace,
+    Drain,
+    Undrain,
+    Remove,
 }
 
 impl Route {
     fn find(path: &str) -> Option<Self> {
-        match path.strip_prefix("/admin/v1/")? {
-            "status" => Some(Self::Status),
-            _ => None,
+        let rest = path.strip_prefix("/admin/v1/")?;
+        if rest == "status" {
+            return Some(Self::Status);
         }
+        let (node, change) = rest.strip_prefix("nodes/")?.split_once('/')?;
+        // Only the plain form: "+4" and "04" are no ids.
+        let id: u16 = node.parse().ok()?;
+        let change = match change {
+            "invite" => Change::Invite,
+            "replace" => Change::Replace,
+            "drain" => Change::Drain,
+            "undrain" => Change::Undrain,
+            "remove" => Change::Remove,
+            _ => return None,
+        };
+        (id.to_string() == node).then_some(Self::Change(NodeId(id), change))
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Status => "admin_status",
+            Self::Change(_, Change::Invite) => "admin_invite",
+            Self::Change(_, Change::Replace) => "admin_replace",
+            Self::Change(_, Change::Drain) => "admin_drain",
+            Self::Change(_, Change::Undrain) => "admin_undrain",
+            Self::Change(_, Change::Remove) => "admin_remove",
         }
     }
 
     fn method(self) -> Method {
         match self {
             Self::Status => Method::GET,
+            Self::Change(..) => Method::POST,
         }
     }
 }
 
+/// The body of an invitation.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Invitation {
+    address: String,
+    #[serde(default)]
+    zone: String,
+}
+
 impl Door {
-    pub(super) fn new(token: AdminToken, admin: Arc<dyn ClusterAdmin>) -> Self {
+    pub(super) fn new(token: AdminToken, limits: Limits, admin: Arc<dyn ClusterAdmin>) -> Self {
         let name = |text| DeviceId::new(text).expect("a plain word");
         Self {
             token,
+            limits,
             admin,
             limiter: RateLimiter::new(RATE),
             operator: name("operator"),
@@ -71,9 +118,9 @@ impl Door {
 
     async fn dispatch(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let began = Instant::now();
-        let (parts, _body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let route = Route::find(parts.uri.path());
-        let answer = match self.route(route, &parts).await {
+        let answer = match self.route(route, &parts, body).await {
             Ok(answer) => answer,
             Err(problem) => problem.into_response(),
         };
@@ -82,7 +129,12 @@ impl Door {
         Reply::Answer(answer)
     }
 
-    async fn route(&self, route: Option<Route>, parts: &Parts) -> Result<Answer, Problem> {
+    async fn route(
+        &self,
+        route: Option<Route>,
+        parts: &Parts,
+        body: Incoming,
+    ) -> Result<Answer, Problem> {
         self.authorize(parts)?;
         let route = route.ok_or_else(|| {
             Problem::from(Code::NotFound).detail("See docs/reference/admin-http.md for the paths.")
@@ -96,6 +148,53 @@ impl Door {
             Route::Status => {
                 let status = self.admin.status(deadline).await.map_err(problem)?;
                 Ok(json(StatusCode::OK, &status))
+            }
+            Route::Change(node, change) => {
+                let command = match change {
+                    Change::Invite => self.invitation(node, parts, body).await?,
+                    Change::Replace => AdminCommand::Replace { node },
+                    Change::Drain => AdminCommand::Drain { node },
+                    Change::Undrain => AdminCommand::Undrain { node },
+                    Change::Remove => AdminCommand::Remove { node },
+                };
+                self.change(command, deadline).await
+            }
+        }
+    }
+
+    async fn invitation(
+        &self,
+        node: NodeId,
+        parts: &Parts,
+        body: Incoming,
+    ) -> Result<AdminCommand, Problem> {
+        body::check_declared(&parts.headers, self.limits.body_bytes_max)?;
+        let body = body::read(body, self.limits.body_bytes_max, self.limits.body_timeout).await?;
+        let Invitation { address, zone } = serde_json::from_slice(&body).map_err(|_| {
+            Problem::from(Code::BadJson)
+                .detail("Send {\"address\": \"host:port\", \"zone\": \"…\"}; zone may be left out.")
+        })?;
+        Ok(AdminCommand::Invite { node, address, zone })
+    }
+
+    /// Each change leaves a line in the log: what, which node, what came of it.
+    async fn change(&self, command: AdminCommand, deadline: Instant) -> Result<Answer, Problem> {
+        let (action, node) = (command.name(), command.node());
+        match self.admin.change(command, deadline).await {
+            Ok(outcome) => {
+                tracing::info!(action, %node, "an operator changed the cluster");
+                let answer = match outcome {
+                    AdminOutcome::Token(token) => {
+                        value!({ "outcome": "done", "token": token.expose() })
+                    }
+                    AdminOutcome::Begun => value!({ "outcome": "begun" }),
+                    _ => value!({ "outcome": "done" }),
+                };
+                Ok(json(StatusCode::OK, &answer))
+            }
+            Err(error) => {
+                tracing::info!(action, %node, %error, "an operator's change was not made");
+                Err(problem(error))
             }
         }
     }
@@ -128,9 +227,42 @@ impl Handler for Door {
 }
 
 fn problem(error: AdminError) -> Problem {
+    let field = |field| {
+        let detail = error.to_string().into();
+        Problem::from(vec![FieldError { field, code: "invalid", detail }])
+    };
     let code = match &error {
+        AdminError::Address => return field("address"),
+        AdminError::Zone => return field("zone"),
         AdminError::NotFormed => Code::NotReady,
-        _ => Code::Internal,
+        AdminError::NoLeader | AdminError::Unknown => Code::Unavailable,
+        AdminError::UnknownNode(_) | AdminError::NodeIdZero => Code::NotFound,
+        _ => Code::Conflict,
     };
     Problem::from(code).detail(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_nodes_in_one_way_alone() {
+        let find = |path| Route::find(path);
+        assert_eq!(find("/admin/v1/status"), Some(Route::Status));
+        let drain = Route::Change(NodeId(4), Change::Drain);
+        assert_eq!(find("/admin/v1/nodes/4/drain"), Some(drain));
+        for strange in [
+            "/admin/v1/",
+            "/admin/v1/nodes/4",
+            "/admin/v1/nodes/+4/drain",
+            "/admin/v1/nodes/04/drain",
+            "/admin/v1/nodes/70000/drain",
+            "/admin/v1/nodes/4/dance",
+            "/admin/v1/nodes/4/drain/",
+            "/status",
+        ] {
+            assert_eq!(find(strange), None, "{strange}");
+        }
+    }
 }

@@ -48,6 +48,6 @@ pub fn start(
         body_bytes_max: BODY_BYTES_MAX,
         ..Limits::default()
     };
-    let door = Arc::new(Door::new(config.token, admin));
+    let door = Arc::new(Door::new(config.token, limits.clone(), admin));
     Server::open(config.listen, &config.security, limits, door, shutdown, "admin port")
 }

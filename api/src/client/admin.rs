@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use heliograph_cluster::{ApiKey, ClusterStatus};
+use heliograph_cluster::{ApiKey, ClusterStatus, NodeId};
 use http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{Client, ClientConfig, ClientError, Endpoint, rest::parse};
 
@@ -11,6 +13,42 @@ use super::{Client, ClientConfig, ClientError, Endpoint, rest::parse};
 #[derive(Clone, Debug)]
 pub struct AdminClient {
     client: Client,
+}
+
+/// What came of a change.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+pub struct Changed {
+    /// `"done"`, or `"begun"` where status tells how far it is.
+    pub outcome: String,
+    /// The one-use token that the node must bring; shown once.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Changed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Changed").field("outcome", &self.outcome).finish_non_exhaustive()
+    }
+}
+
+/// What is to become of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeChange {
+    /// It may join.
+    Invite {
+        /// Where its peers will reach it, "host:port".
+        address: String,
+        /// Where it will stand; may be empty.
+        zone: String,
+    },
+    /// It lost its disk and may come with an empty one.
+    Replace,
+    /// It leads nothing and keeps its replicas.
+    Drain,
+    /// It takes its full part again.
+    Undrain,
+    /// Its replicas move away, then it is forgotten; asked again for the latter.
+    Remove,
 }
 
 impl AdminClient {
@@ -36,5 +74,24 @@ impl AdminClient {
     pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
         let path = "/admin/v1/status";
         parse(&self.client.keyed(Method::GET, path, None, Duration::ZERO).await?)
+    }
+
+    /// Changes what becomes of a node.
+    ///
+    /// # Errors
+    /// As all calls; after [`ClientError::Lost`] and [`ClientError::Deadline`] it is unknown
+    /// whether it was done.
+    pub async fn change(&self, node: NodeId, change: &NodeChange) -> Result<Changed, ClientError> {
+        let (name, body): (_, Option<Value>) = match change {
+            NodeChange::Invite { address, zone } => {
+                ("invite", Some(json!({ "address": address, "zone": zone })))
+            }
+            NodeChange::Replace => ("replace", None),
+            NodeChange::Drain => ("drain", None),
+            NodeChange::Undrain => ("undrain", None),
+            NodeChange::Remove => ("remove", None),
+        };
+        let path = format!("/admin/v1/nodes/{node}/{name}");
+        parse(&self.client.keyed(Method::POST, &path, body.as_ref(), Duration::ZERO).await?)
     }
 }

@@ -30,7 +30,7 @@ mod retry;
 mod socket;
 mod types;
 
-pub use admin::AdminClient;
+pub use admin::{AdminClient, Changed, NodeChange};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{ClientError, Refusal};
 pub use identity::{DeviceKey, KeyFileError};
