@@ -46,6 +46,9 @@ pub(crate) enum DataDirError {
         /// Why.
         source: serde_json::Error,
     },
+    /// It is no node's.
+    #[error("{0} is not the data directory of a node")]
+    Nobodys(PathBuf),
     /// The directory belongs to another node.
     #[error(
         "the data directory {path} belongs to {found}, but the configuration says {wanted}; check `node.id`, `cluster.id` and `node.data-dir`"
@@ -118,18 +121,7 @@ impl DataDir {
     /// When another process has it, it belongs to somebody else, or cannot be used.
     pub(crate) fn open(path: &Path, owner: Owner) -> Result<Self, DataDirError> {
         files::private_dir(path).map_err(io_at(path))?;
-        let lock_path = path.join(LOCK);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(io_at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DataDirError::Locked(path.to_owned())),
-            Err(TryLockError::Error(source)) => return Err(io_at(&lock_path)(source)),
-        }
+        let lock = lock(path)?;
         let incarnation = match read_identity(path)? {
             Some(identity) => {
                 check_owner(path, &identity, owner)?;
@@ -138,6 +130,20 @@ impl DataDir {
             None => write_identity(path, owner)?,
         };
         Ok(Self { path: path.to_owned(), incarnation, _lock: lock })
+    }
+
+    /// Locks a directory that belongs to somebody, and answers to whom.
+    ///
+    /// # Errors
+    /// When another process has it, it is nobody's, or cannot be used.
+    pub(crate) fn open_known(path: &Path) -> Result<(Self, Owner), DataDirError> {
+        let identity = read_identity(path)?;
+        let identity = identity.ok_or_else(|| DataDirError::Nobodys(path.to_owned()))?;
+        let lock = lock(path)?;
+        let cluster_id = crate::config::parse_cluster_id(&identity.cluster_id).unwrap_or_default();
+        let owner = Owner { node: identity.node, cluster_id };
+        let incarnation = identity.incarnation;
+        Ok((Self { path: path.to_owned(), incarnation, _lock: lock }, owner))
     }
 
     /// Counts the lives of this node's disk: peers refuse an earlier one.
@@ -164,6 +170,17 @@ impl DataDir {
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     let path = path.to_owned();
     move |source| DataDirError::Io { path, source }
+}
+
+fn lock(dir: &Path) -> Result<File, DataDirError> {
+    let path = dir.join(LOCK);
+    let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = options.map_err(io_at(&path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::Locked(dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io_at(&path)(source)),
+    }
 }
 
 fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {

@@ -19,6 +19,18 @@ pub(crate) struct ClusterArgs {
 pub(super) enum ClusterCommand {
     /// Show nodes, shards and what is on its way
     Status(StatusArgs),
+    /// Let a new node join: names it and prints the one-use token it must bring
+    Join(JoinArgs),
+    /// Let a node that lost its disk come back with an empty one: prints its one-use token
+    Replace(ChangeArgs),
+    /// Let a node lead nothing; it keeps its replicas
+    Drain(ChangeArgs),
+    /// Let a drained or leaving node take its full part again
+    Undrain(ChangeArgs),
+    /// Move a node's replicas to others and forget the node
+    Remove(ChangeArgs),
+    /// Form new quorums out of stopped nodes when a majority is lost for ever: LOSES DATA
+    Recover(RecoverArgs),
 }
 
 /// Where a cluster's operators are answered.
@@ -54,4 +66,54 @@ pub(super) struct StatusArgs {
     /// Where to ask.
     #[command(flatten)]
     pub(super) admin: AdminArgs,
+}
+
+/// Arguments of `cluster join`.
+#[derive(Debug, Args)]
+pub(super) struct JoinArgs {
+    /// The new node's id: a number that no node of this cluster had before
+    #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) node: u16,
+    /// Where its peers will reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) address: String,
+    /// Where it will stand (a room, a building, a provider's zone)
+    #[arg(long, value_name = "ZONE", default_value = "")]
+    pub(super) zone: String,
+    /// Where to ask.
+    #[command(flatten)]
+    pub(super) admin: AdminArgs,
+}
+
+/// Arguments of the commands that change what becomes of a node.
+#[derive(Debug, Args)]
+pub(super) struct ChangeArgs {
+    /// The node's id
+    #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) node: u16,
+    /// Wait until it is done, with a progress bar; Ctrl-C ends the waiting, not the work
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Where to ask.
+    #[command(flatten)]
+    pub(super) admin: AdminArgs,
+}
+
+/// Arguments of `cluster recover`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Stop all nodes first. Name the data directory of every node that is left, \
+    in one call: mount or copy them to one machine. Without --yes-lose-data it only says what it \
+    would do and what is lost. See docs/operations.md, Lost quorum."
+)]
+pub(super) struct RecoverArgs {
+    /// The data directory of a stopped survivor; once for each
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(super) data_dir: Vec<PathBuf>,
+    /// Do it
+    #[arg(long)]
+    pub(super) yes_lose_data: bool,
+    /// Tables for people, or one JSON object
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(super) output: Output,
 }

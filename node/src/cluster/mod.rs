@@ -3,36 +3,111 @@
 //! - [`args`]: the command line.
 //! - [`target`]: which nodes to ask, with which token.
 //! - [`table`]: status for people.
+//! - [`goal`], [`wait`]: until a change is done.
+//! - [`recover`]: offline, after the loss of a quorum.
 
 mod args;
+mod goal;
+mod recover;
 mod table;
 mod target;
+mod wait;
 
 use std::future::Future;
 
 use anyhow::Context as _;
+use heliograph_api::client::{Changed, NodeChange};
+use heliograph_cluster::{ClusterStatus, NodeId};
+use serde_json::json;
 
 pub(crate) use self::args::ClusterArgs;
 use self::{
-    args::{AdminArgs, ClusterCommand},
+    args::{AdminArgs, ChangeArgs, ClusterCommand, JoinArgs},
+    goal::Goal,
     target::Target,
 };
-use crate::{cli::Output, console::say, exit::Failure};
+use crate::{cli::Output, console::say, exit::Failure, signals::Signals};
 
 /// Runs the command.
 pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
     match &args.command {
         ClusterCommand::Status(args) => block_on(status(&args.admin)),
+        ClusterCommand::Recover(args) => recover::run(args),
+        ClusterCommand::Join(args) => block_on(join(args)),
+        ClusterCommand::Replace(args) => {
+            block_on(change(args, NodeChange::Replace, Goal::Whole, "may come with an empty disk"))
+        }
+        ClusterCommand::Drain(args) => block_on(change(
+            args,
+            NodeChange::Drain,
+            Goal::LeadsNothing,
+            "is drained of leaderships",
+        )),
+        ClusterCommand::Undrain(args) => {
+            block_on(change(args, NodeChange::Undrain, Goal::Active, "takes its full part again"))
+        }
+        ClusterCommand::Remove(args) => {
+            block_on(change(args, NodeChange::Remove, Goal::Forgotten, "leaves the cluster"))
+        }
     }
 }
 
 async fn status(args: &AdminArgs) -> Result<(), Failure> {
     let status = Target::find(args)?.status().await?;
-    match args.output {
-        Output::Text => say!("{}", table::status(&status).trim_end()),
-        Output::Json => say!("{}", serde_json::to_string(&status).context("cannot write JSON")?),
+    print_status(args.output, &status)
+}
+
+fn print_status(output: Output, status: &ClusterStatus) -> Result<(), Failure> {
+    match output {
+        Output::Text => say!("{}", table::status(status).trim_end()),
+        Output::Json => say!("{}", serde_json::to_string(status).context("cannot write JSON")?),
     }
     Ok(())
+}
+
+async fn join(args: &JoinArgs) -> Result<(), Failure> {
+    let node = NodeId(args.node);
+    let change = NodeChange::Invite { address: args.address.clone(), zone: args.zone.clone() };
+    let changed = Target::find(&args.admin)?.change(node, &change).await?;
+    print_change(args.admin.output, node, &changed, "may join");
+    Ok(())
+}
+
+async fn change(
+    args: &ChangeArgs,
+    change: NodeChange,
+    goal: impl FnOnce(NodeId) -> Goal,
+    words: &str,
+) -> Result<(), Failure> {
+    let (node, output) = (NodeId(args.node), args.admin.output);
+    let target = Target::find(&args.admin)?;
+    // From before the change: whoever interrupts us then hears that it goes on.
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let changed = target.change(node, &change).await?;
+    print_change(output, node, &changed, words);
+    if args.wait {
+        let status = wait::wait(&target, goal(node), &mut signals).await?;
+        match output {
+            Output::Text => say!("done: the cluster is {}", status.health),
+            Output::Json => print_status(output, &status)?,
+        }
+    }
+    Ok(())
+}
+
+fn print_change(output: Output, node: NodeId, changed: &Changed, words: &str) {
+    if output == Output::Json {
+        let node = node.0;
+        say!("{}", json!({ "node": node, "outcome": changed.outcome, "token": changed.token }));
+        return;
+    }
+    say!("node {node} {words}");
+    if let Some(token) = &changed.token {
+        say!(
+            "\nIts one-use token, shown this once; put it into a file that only the node may read"
+        );
+        say!("and name that in its configuration as `cluster.join-token-file`:\n\n{token}");
+    }
 }
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

@@ -127,7 +127,7 @@ fn replicas(replicas: &[ReplicaStatus]) -> String {
 }
 
 /// Columns as wide as their widest cell, two spaces between them.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use heliograph_api::client::{AdminClient, ClientConfig, ClientError};
-use heliograph_cluster::ClusterStatus;
+use heliograph_api::client::{AdminClient, Changed, ClientConfig, ClientError, NodeChange};
+use heliograph_cluster::{ClusterStatus, NodeId};
 use serde::Deserialize;
 
 use super::args::AdminArgs;
@@ -79,6 +79,15 @@ impl Target {
     /// Asks for the status.
     pub(super) async fn status(&self) -> Result<ClusterStatus, Failure> {
         self.ask(async |client| client.status().await).await
+    }
+
+    /// Changes what becomes of a node.
+    pub(super) async fn change(
+        &self,
+        node: NodeId,
+        change: &NodeChange,
+    ) -> Result<Changed, Failure> {
+        self.ask(async |client| client.change(node, change).await).await
     }
 
     /// Asks one node after the other until one can be reached.

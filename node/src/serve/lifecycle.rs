@@ -98,7 +98,7 @@ async fn start(config: &Config, recorder: PrometheusHandle) -> Result<Running, F
     let admin = parts::admin_port(config)?;
     let data_dir = parts::data_dir(config)?;
     let network = parts::network(config, &data_dir)?;
-    let opening = config.clone();
+    let opening = config.storage.clone();
     let (storages, data_dir) = tokio::task::spawn_blocking(move || {
         parts::storages(&opening, &data_dir).map(|storages| (storages, data_dir))
     })

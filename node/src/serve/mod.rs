@@ -10,6 +10,8 @@ mod lifecycle;
 mod parent;
 mod parts;
 
+pub(crate) use parts::storages;
+
 use anyhow::Context as _;
 
 use crate::{

@@ -21,7 +21,7 @@ use heliograph_transport::{
 
 use super::host::Machine;
 use crate::{
-    config::{Acknowledgement, ClientTls, Config, Registration},
+    config::{Acknowledgement, ClientTls, Config, Registration, StorageSection},
     data_dir::{DataDir, Owner},
     exit::{Failure, OrExit as _, Reason},
     pki::roster::Roster,
@@ -61,11 +61,11 @@ pub(super) fn data_dir(config: &Config) -> Result<DataDir, Failure> {
 }
 
 /// Opens the stores. Blocks, for long where there is much to read.
-pub(super) fn storages(config: &Config, dir: &DataDir) -> Result<Storages, Failure> {
+pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storages, Failure> {
     let snapshots = FileSnapshots::open(&dir.snapshots())
         .context("cannot open the snapshot files")
         .or_exit(Reason::DataDirectory)?;
-    let cache_bytes = config.storage.state_cache_size.bytes();
+    let cache_bytes = config.state_cache_size.bytes();
     let sled = SledConfig { cache_bytes, ..SledConfig::default() };
     let (state, opened) = SledStore::open(&dir.state(), sled)
         .context("cannot open the state database")
@@ -79,7 +79,7 @@ pub(super) fn storages(config: &Config, dir: &DataDir) -> Result<Storages, Failu
     let mut salt = [0; 8];
     getrandom::fill(&mut salt).context("the operating system gives no randomness")?;
     let mut log = SegmentLogConfig::new(dir.log(), u64::from_le_bytes(salt));
-    log.segment_bytes = config.storage.log_segment_size.bytes();
+    log.segment_bytes = config.log_segment_size.bytes();
     let (log, report) =
         SegmentLog::open(log).context("cannot open the log").or_exit(Reason::DataDirectory)?;
     tracing::info!(

@@ -63,6 +63,39 @@ pub(crate) fn heliograph(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_heliograph")).args(args).output().unwrap()
 }
 
+/// One node, started by hand. Dropping it kills it.
+pub(crate) struct Serve(Child);
+
+impl Serve {
+    pub(crate) fn start(config: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_heliograph"));
+        command.args(["serve", "--config", config]).stdin(Stdio::null()).stdout(Stdio::null());
+        Self(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the binary with `--data-dir DIR`.
+pub(crate) fn start(args: &[&str], dir: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heliograph"));
+    command.args(args).arg("--data-dir").arg(dir);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Ctrl-C to a process that [`start`] started: its exit code and standard error.
+pub(crate) fn interrupt(child: Child) -> (Option<i32>, String) {
+    signal(child.id(), Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
 /// Whether the program is there.
 pub(crate) fn has(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
