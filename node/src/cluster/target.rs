@@ -78,7 +78,11 @@ impl Target {
 
     /// Asks for the status.
     pub(super) async fn status(&self) -> Result<ClusterStatus, Failure> {
-        self.ask(async |client| client.status().await).await
+        // Nothing is changed: another node may be asked whatever went wrong on the way.
+        let may_repeat = |error: &ClientError| {
+            matches!(error, ClientError::Connect(_) | ClientError::Lost | ClientError::Deadline)
+        };
+        self.ask(may_repeat, async |client| client.status().await).await
     }
 
     /// Changes what becomes of a node.
@@ -87,20 +91,21 @@ impl Target {
         node: NodeId,
         change: &NodeChange,
     ) -> Result<Changed, Failure> {
-        self.ask(async |client| client.change(node, change).await).await
+        let is_unsent = |error: &ClientError| matches!(error, ClientError::Connect(_));
+        self.ask(is_unsent, async |client| client.change(node, change).await).await
     }
 
-    /// Asks one node after the other until one can be reached.
+    /// Asks one node after the other, as long as `may_repeat` allows.
     async fn ask<T, F: Future<Output = Result<T, ClientError>>>(
         &self,
+        may_repeat: impl Fn(&ClientError) -> bool,
         ask: impl Fn(AdminClient) -> F,
     ) -> Result<T, Failure> {
         let mut last = None;
         for client in &self.clients {
             match ask(client.clone()).await {
                 Ok(answer) => return Ok(answer),
-                // Nothing was sent, or the node sends us on: the next may do.
-                Err(error @ ClientError::Connect(_)) => last = Some(error),
+                Err(error) if may_repeat(&error) => last = Some(error),
                 Err(error) => return Err(self.remote(error)),
             }
         }
