@@ -244,7 +244,48 @@ fn problem(error: AdminError) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use heliograph_cluster::ClusterStatus;
+
     use super::*;
+
+    /// Nobody gets as far.
+    struct NoCluster;
+
+    impl ClusterAdmin for NoCluster {
+        fn status(&self, _: Instant) -> BoxFuture<'_, Result<ClusterStatus, AdminError>> {
+            Box::pin(std::future::ready(Err(AdminError::NotFormed)))
+        }
+
+        fn change(
+            &self,
+            _: AdminCommand,
+            _: Instant,
+        ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>> {
+            Box::pin(std::future::ready(Err(AdminError::NotFormed)))
+        }
+    }
+
+    #[test]
+    fn guessing_ends_soon_and_keeps_no_operator_out() {
+        let secret = "0123456789abcdef".repeat(2);
+        let token = AdminToken::from_text(&secret).unwrap();
+        let door = Door::new(token, Limits::default(), Arc::new(NoCluster));
+        let ask = |token: Option<&str>| {
+            let mut request = Request::builder();
+            if let Some(token) = token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            door.authorize(&parts).map_err(|problem| problem.code())
+        };
+        assert_eq!(ask(None), Err(Code::TokenMissing));
+        assert_eq!(ask(Some("guess")), Err(Code::TokenInvalid));
+        let guesses = (0..1_000).map(|_| ask(Some("guess")));
+        assert!(guesses.into_iter().any(|answer| answer == Err(Code::RateLimited)));
+        assert_eq!(ask(Some(&secret)), Ok(()));
+        let operator = (0..1_000).map(|_| ask(Some(&secret)));
+        assert!(operator.into_iter().any(|answer| answer == Err(Code::RateLimited)));
+    }
 
     #[test]
     fn paths_name_nodes_in_one_way_alone() {

@@ -197,3 +197,50 @@ pub(super) fn security(config: &Config) -> Security {
         (ClientTls::Off, ..) => Security::Plain,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn security(extra: &str, listen: &str) -> Security {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["n.crt", "n.key", "ca.crt", "s.crt", "s.key"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        std::fs::write(dir.path().join("token"), "0123456789abcdef".repeat(2)).unwrap();
+        let path = dir.path().join("heliograph.toml");
+        let text = format!(
+            "[node]\nid = 1\ndata-dir = \"data\"\n\
+             [cluster]\nid = \"{}\"\nreplicas = 1\n\
+             members = [{{ id = 1, address = \"a:7400\" }}]\n\
+             [peer]\ncertificate-file = \"n.crt\"\nprivate-key-file = \"n.key\"\n\
+             ca-file = \"ca.crt\"\n[client]\n{extra}\n\
+             [admin]\nlisten = \"{listen}\"\ntoken-file = \"token\"\n",
+            "00".repeat(16)
+        );
+        std::fs::write(&path, text).unwrap();
+        let config = crate::config::load(&path, []).unwrap();
+        admin_port(&config).unwrap().unwrap().security
+    }
+
+    fn certificate(security: &Security) -> Option<String> {
+        let Security::Tls(TlsConfig { certificate: Pem::File(path), .. }) = security else {
+            return None;
+        };
+        Some(path.file_name()?.to_str()?.to_owned())
+    }
+
+    #[test]
+    fn operators_never_speak_plain_off_loopback() {
+        let with = "certificate-file = \"s.crt\"\nprivate-key-file = \"s.key\"";
+        let without = "listen = \"127.0.0.1:1\"\ntls = \"off\"";
+        for extra in [with, without] {
+            for loopback in ["127.0.0.1:7401", "[::1]:7401"] {
+                assert!(matches!(security(extra, loopback), Security::Plain));
+            }
+        }
+        let name = |extra| certificate(&security(extra, "0.0.0.0:7401"));
+        assert_eq!(name(with).as_deref(), Some("s.crt"));
+        assert_eq!(name(without).as_deref(), Some("n.crt"), "the node's own");
+    }
+}
