@@ -103,10 +103,7 @@ fn print_change(output: Output, node: NodeId, changed: &Changed, words: &str) {
     }
     say!("node {node} {words}");
     if let Some(token) = &changed.token {
-        say!(
-            "\nIts one-use token, shown this once; put it into a file that only the node may read"
-        );
-        say!("and name that in its configuration as `cluster.join-token-file`:\n\n{token}");
+        say!("\nIts one-use token, which it must bring; shown this once:\n\n{token}");
     }
 }
 
