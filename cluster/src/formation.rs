@@ -104,16 +104,18 @@ async fn bootstrap_if_leader(context: &Arc<Context>, meta: &RaftGroup) {
 
 fn first_topology(context: &Context) -> Topology {
     let config = &context.config;
-    let mut nodes: Vec<NodeId> = config.members.iter().map(|member| member.id).collect();
-    nodes.sort_unstable();
-    let mut settings = Settings { ..config.settings.clone() };
+    let zoned = config.members.iter().map(|member| (member.id, member.zone.clone()));
+    let mut zoned: Vec<(NodeId, String)> = zoned.collect();
+    zoned.sort_unstable();
+    let nodes: Vec<NodeId> = zoned.iter().map(|(id, _)| *id).collect();
+    let mut settings = Settings { replicas: config.replicas, ..config.settings.clone() };
     context.surroundings.entropy.fill(&mut settings.routing_key);
     context.surroundings.entropy.fill(&mut settings.secret_key);
     let members = config
         .members
         .iter()
         .map(|member| Member::first(member.id, member.address.clone(), member.zone.clone()));
-    let shards = placement::initial(&nodes, config.shards, config.replicas);
+    let shards = placement::initial(&zoned, config.shards, config.replicas);
     Topology {
         version: 1,
         members: members.collect(),

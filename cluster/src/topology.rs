@@ -30,6 +30,15 @@ pub struct Settings {
     pub ttl_default_ms: u64,
     /// The bounds of shards and mailboxes.
     pub limits: Limits,
+    /// How many replicas a shard has where there are nodes enough; 0 in clusters of old, whose
+    /// nodes go by their configuration.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replicas: u8,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u8) -> bool {
+    *count == 0
 }
 
 impl Default for Settings {
@@ -41,6 +50,7 @@ impl Default for Settings {
             // The contract's 30 days.
             ttl_default_ms: 30 * DAY_MS,
             limits: Limits::default(),
+            replicas: 0,
         }
     }
 }
@@ -50,6 +60,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("ttl_default_ms", &self.ttl_default_ms)
             .field("limits", &self.limits)
+            .field("replicas", &self.replicas)
             .finish_non_exhaustive()
     }
 }

@@ -179,7 +179,9 @@ impl Topology {
             return Err(MetaOutcome::Changed(placement.changes));
         }
         let is_twice = |(at, node): (usize, &NodeId)| target[..at].contains(node);
-        if !(1..=REPLICAS_MAX).contains(&target.len()) || target.iter().enumerate().any(is_twice) {
+        // A cluster may have been formed with more voters of meta; their number may sink.
+        let most = REPLICAS_MAX.max(placement.target.len());
+        if !(1..=most).contains(&target.len()) || target.iter().enumerate().any(is_twice) {
             return Err(MetaOutcome::BadTarget);
         }
         for node in target {
