@@ -8,11 +8,13 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 
 use crate::{
-    context::{Context, META, Transfer, group_of},
+    context::{Context, Transfer},
+    member::Member,
     metrics,
     raft::{RaftGroup, node_of},
     replica::Placement,
     shard_handle::Role,
+    topology::Topology,
 };
 
 /// The first-ranked follower runs after this: its peers have heard of the death as well by then.
@@ -99,23 +101,46 @@ fn rank(context: &Context, group: &RaftGroup, dead: Option<NodeId>) -> Option<u3
     None
 }
 
-/// Hands leadership to the preferred replica where that one is ready for it.
+/// Hands leadership to the preferred replica where that one is ready for it. A node that is to lead
+/// nothing hands it to any that may.
 pub(crate) async fn balance_leaders(context: &Context) {
     let Some(topology) = context.topology() else { return };
     if context.is_draining() {
         return;
     }
-    for shard in topology.shards() {
-        let Some(group) = context.group(group_of(shard)) else { continue };
-        let Some(preferred) = topology.preferred(shard) else { continue };
-        transfer_if_ready(context, &group, preferred).await;
-    }
-    if let (Some(group), Some(first)) = (context.group(META), topology.preferred_of_meta()) {
-        transfer_if_ready(context, &group, first).await;
+    for group in context.all_groups() {
+        let Some(placement) = topology.placement_of(group.id) else { continue };
+        let heir = {
+            let detector = context.detector.lock();
+            let is_live = |node| node == context.local() || detector.is_live(node);
+            heir(&topology, placement, context.local(), is_live)
+        };
+        if let Some(heir) = heir {
+            transfer_if_ready(context, &group, heir).await;
+        }
     }
 }
 
-/// Hands leadership to `heir` if this node leads and `heir` lives and is caught up.
+/// To whom `local`, if it leads, should hand the group. Pure.
+fn heir(
+    topology: &Topology,
+    placement: &Placement,
+    local: NodeId,
+    is_live: impl Fn(NodeId) -> bool,
+) -> Option<NodeId> {
+    let may_lead = |node: NodeId| topology.member(node).is_some_and(Member::may_lead);
+    let mut able = placement.target.iter().filter(|replica| may_lead(replica.node));
+    if may_lead(local) {
+        // While replicas move the leader stays what it is: it looks after the move.
+        let preferred = able.next()?.node;
+        return (placement.is_settled() && preferred != local).then_some(preferred);
+    }
+    // Only a replica that is in place has a vote, and what it takes to lead.
+    let mut ready = able.filter(|replica| placement.held.contains(replica));
+    ready.find(|replica| is_live(replica.node)).map(|replica| replica.node)
+}
+
+/// Hands leadership to `heir` if this node leads and `heir` lives, votes and is caught up.
 pub(crate) async fn transfer_if_ready(context: &Context, group: &RaftGroup, heir: NodeId) {
     let leads = group.leads();
     if leads.role != Role::Acting
@@ -125,6 +150,9 @@ pub(crate) async fn transfer_if_ready(context: &Context, group: &RaftGroup, heir
         return;
     }
     let raft_id = context.raft_id_of(heir, group.id);
+    if !group.raft.voter_ids().any(|voter| voter == raft_id) {
+        return;
+    }
     let is_caught_up = {
         let metrics = group.raft.data_metrics();
         let metrics = metrics.borrow_watched();
@@ -173,5 +201,73 @@ pub(crate) async fn push_transfers(context: &Context) {
         if let Some(heir) = other.or(heirs.first()) {
             transfer(context, &group, *heir, leads.term).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{member::MemberState, topology::Settings};
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+    const D: NodeId = NodeId(4);
+
+    /// One shard on A, B and C, of which these are in another state than active.
+    fn topology(states: &[(NodeId, MemberState)]) -> Topology {
+        let member = |id: NodeId| {
+            let state = states.iter().find(|(node, _)| *node == id);
+            Member {
+                admitted: true,
+                state: state.map_or(MemberState::Active, |(_, state)| *state),
+                ..Member::first(id, format!("n{id}:7400"), String::new())
+            }
+        };
+        Topology {
+            version: 1,
+            members: [A, B, C, D].map(member).to_vec(),
+            meta: Placement::formed(&[A, B, C]),
+            shards: vec![Placement::formed(&[A, B, C])],
+            settings: Settings::default(),
+        }
+    }
+
+    fn heir_of(topology: &Topology, local: NodeId, dead: &[NodeId]) -> Option<NodeId> {
+        heir(topology, &topology.shards[0], local, |node| !dead.contains(&node))
+    }
+
+    #[test]
+    fn leadership_goes_to_the_first_that_may_lead() {
+        let topology = topology(&[]);
+        assert_eq!(heir_of(&topology, B, &[]), Some(A));
+        assert_eq!(heir_of(&topology, A, &[]), None);
+    }
+
+    #[test]
+    fn a_draining_node_is_passed_over_and_lets_go() {
+        for state in [MemberState::Draining, MemberState::Leaving] {
+            let topology = topology(&[(A, state)]);
+            assert_eq!(heir_of(&topology, C, &[]), Some(B));
+            assert_eq!(heir_of(&topology, A, &[]), Some(B));
+            assert_eq!(heir_of(&topology, A, &[B]), Some(C), "it waits for nobody dead");
+            assert_eq!(heir_of(&topology, A, &[B, C]), None);
+        }
+    }
+
+    #[test]
+    fn while_replicas_move_the_leader_stays() {
+        let mut moving = topology(&[]);
+        moving.shards[0].retarget(&[D, A, C]);
+        assert_eq!(heir_of(&moving, A, &[]), None);
+        moving.shards[0].settle();
+        assert_eq!(heir_of(&moving, A, &[]), Some(D));
+    }
+
+    #[test]
+    fn a_draining_leader_lets_go_even_then_but_to_none_that_arrives() {
+        let mut moving = topology(&[(A, MemberState::Draining)]);
+        moving.shards[0].retarget(&[D, A, C]);
+        assert_eq!(heir_of(&moving, A, &[]), Some(C));
     }
 }
