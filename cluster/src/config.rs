@@ -10,6 +10,12 @@ use crate::{
     topology::Settings,
 };
 
+/// Longer than an upgrade of a node takes with its restart, and far shorter than it takes on
+/// average for a second disk to die.
+const REPLACE_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Shorter, restarts alone would move replicas.
+const REPLACE_AFTER_MIN: Duration = Duration::from_secs(10);
+
 /// A node that the cluster is formed of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstMember {
@@ -93,6 +99,8 @@ pub struct Config {
     pub replicas: u8,
     /// Settings the cluster is formed with; the keys are drawn anew.
     pub settings: Settings,
+    /// How long a node may be silent before its replicas are made anew on others.
+    pub replace_after: Duration,
     /// See [`RaftConfig`].
     pub raft: RaftConfig,
     /// See [`CheckpointConfig`].
@@ -111,6 +119,7 @@ impl Config {
             shards: 16,
             replicas: 3,
             settings: Settings::default(),
+            replace_after: REPLACE_AFTER,
             raft: RaftConfig::default(),
             checkpoint: CheckpointConfig::default(),
             host: Arc::new(NoHost),
@@ -162,6 +171,9 @@ impl Config {
         if ![1, 3, 5].contains(&self.replicas) {
             return Err(ConfigError::Replicas { replicas: self.replicas });
         }
+        if self.replace_after < REPLACE_AFTER_MIN {
+            return Err(ConfigError::ReplaceAfter);
+        }
         let raft = &self.raft;
         if raft.heartbeat_interval * 2 >= raft.election_timeout_min
             || raft.election_timeout_min >= raft.election_timeout_max
@@ -197,6 +209,9 @@ pub enum ConfigError {
         /// What was given.
         replicas: u8,
     },
+    /// Nodes would be replaced while they restart.
+    #[error("replace-after must be at least 10s: a restart takes some seconds")]
+    ReplaceAfter,
     /// The timings contradict each other.
     #[error(
         "raft timings must satisfy 2 x heartbeat-interval < election-timeout-min < election-timeout-max"

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    actors::controller::ControllerPort,
     config::{Config, Storages},
     detector::Detector,
     model::ShardId,
@@ -82,6 +83,8 @@ pub(crate) struct Context {
     pub(crate) detector: Mutex<Detector>,
     /// Peers' wall clocks (milliseconds since the Unix epoch) as their last beats told, and when.
     pub(crate) peer_clocks: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
+    /// What the controller of this node is asked, and what it tells.
+    pub(crate) controller: ControllerPort,
     /// Leaderships this node is handing over.
     pub(crate) transfers: Mutex<BTreeMap<GroupId, Transfer>>,
     pub(crate) failure: watch::Sender<Option<NodeFailure>>,

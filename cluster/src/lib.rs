@@ -51,7 +51,9 @@ pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig,
 pub use context::NodeFailure;
 pub use member::{Member, MemberState};
 pub use node::{Node, StartError};
+pub use placement::Progress;
 pub use relay::*;
+
 pub use replica::{Placement, Replica};
 pub use shard_handle::{
     Fence, Leadership, ProposeError, Role, ShardHandle, ShardObserver, ShardPort,

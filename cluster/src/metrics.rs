@@ -12,6 +12,12 @@ pub(crate) const SUSPICIONS_TOTAL: &str = "heliograph_cluster_suspicions_total";
 pub(crate) const CHECKPOINT_SECONDS: &str = "heliograph_cluster_checkpoint_duration_seconds";
 /// Bytes of changes not yet checkpointed, all groups.
 pub(crate) const OVERLAY_BYTES: &str = "heliograph_cluster_overlay_bytes";
+/// Groups whose replicas are moving; 0 where this node does not decide.
+pub(crate) const GROUPS_MOVING: &str = "heliograph_cluster_groups_moving";
+/// Nodes silent for so long that their replicas are made anew; 0 where this node does not decide.
+pub(crate) const NODES_GONE: &str = "heliograph_cluster_nodes_gone";
+/// Targets written, by reason.
+pub(crate) const TARGETS_TOTAL: &str = "heliograph_cluster_targets_total";
 
 // Delivery.
 

@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Relay,
     actors::{
+        controller::ControllerPort,
         election,
         node::{self, NodeActor, NodeArguments, NodeMessage},
     },
@@ -24,6 +25,7 @@ use crate::{
     detector::Detector,
     formation,
     node_handler::NodeHandler,
+    placement::Progress,
     raft::GroupKind,
     shard_handle::ShardObserver,
     surroundings::Surroundings,
@@ -82,6 +84,7 @@ impl Node {
             topology: watch::Sender::new(None),
             detector: Mutex::new(Detector::default()),
             peer_clocks: Mutex::default(),
+            controller: ControllerPort::default(),
             transfers: Mutex::default(),
             failure: watch::Sender::new(None),
             stopping: CancellationToken::new(),
@@ -128,6 +131,17 @@ impl Node {
     /// The cluster as its operators see it.
     pub fn admin(&self) -> Arc<dyn ClusterAdmin> {
         Arc::new(Admin::new(&self.context))
+    }
+
+    /// How far the cluster is with moving replicas; only the node that leads meta knows.
+    pub fn progress(&self) -> Option<Progress> {
+        self.context.controller.progress()
+    }
+
+    /// Lets the load be evened out now, and not slowly and later; heard on the node that leads
+    /// meta.
+    pub fn rebalance(&self) {
+        self.context.controller.rebalance();
     }
 
     /// Nodes, shards and settings, once the cluster is formed.

@@ -1,6 +1,7 @@
-//! The actors of a node: shard, checkpointer, pulse, mailbox, and the node that supervises them.
+//! The actors of a node: shard, checkpointer, pulse, controller, mailbox, and the node that supervises them.
 
 pub(crate) mod checkpointer;
+pub(crate) mod controller;
 pub(crate) mod election;
 pub(crate) mod mailbox;
 pub(crate) mod mailbox_handle;

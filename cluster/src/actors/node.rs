@@ -1,4 +1,4 @@
-//! The node actor: starts and supervises shard actors, checkpointer and pulse. When one of them
+//! The node actor: starts and supervises shard actors, checkpointer, pulse and controller. When one of them
 //! dies the node ends: its Raft state cannot be trusted beside a dead actor.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     checkpointer::CheckpointerActor,
+    controller::ControllerActor,
     election,
     pulse::PulseActor,
     shard::{RaftShard, ShardActor, ShardArguments},
@@ -51,7 +52,8 @@ impl Actor for NodeActor {
         let context = &arguments.context;
         let cell = myself.get_cell();
         Actor::spawn_linked(None, PulseActor, Arc::clone(context), cell.clone()).await?;
-        Actor::spawn_linked(None, CheckpointerActor, Arc::clone(context), cell).await?;
+        Actor::spawn_linked(None, CheckpointerActor, Arc::clone(context), cell.clone()).await?;
+        Actor::spawn_linked(None, ControllerActor, Arc::clone(context), cell).await?;
         Ok(arguments)
     }
 
@@ -83,9 +85,9 @@ impl Actor for NodeActor {
         let name = match &event {
             SupervisionEvent::ActorFailed(_, error) => {
                 tracing::error!(%error, "an actor died");
-                "shard, pulse or checkpointer"
+                "shard, pulse, controller or checkpointer"
             }
-            SupervisionEvent::ActorTerminated(..) => "shard, pulse or checkpointer",
+            SupervisionEvent::ActorTerminated(..) => "shard, pulse, controller or checkpointer",
             _ => return Ok(()),
         };
         state.context.fail(NodeFailure::ActorDied(name));

@@ -7,6 +7,8 @@ use crate::cli::is_host;
 
 /// The most shards a cluster has (design decision 1).
 const SHARDS_MAX: u16 = 256;
+/// Shorter, restarts alone would move replicas.
+const REPLACE_AFTER_MIN: Duration = Duration::from_secs(10);
 /// The replicas a shard can have: odd numbers alone survive one failure more than they cost; 1 is
 /// for trying out.
 const REPLICAS: [u8; 3] = [1, 3, 5];
@@ -66,6 +68,9 @@ pub(crate) enum CheckError {
     /// The number of replicas is not one that works.
     #[error("`cluster.replicas` must be 1, 3 or 5")]
     Replicas,
+    /// Nodes would be replaced while they restart.
+    #[error("`cluster.replace-after` must be at least \"10s\": a restart takes some seconds")]
+    ReplaceAfter,
     /// There are fewer members than replicas.
     #[error(
         "`cluster.replicas` is {replicas}, but `cluster.members` names {members} nodes; name at least as many"
@@ -171,6 +176,9 @@ fn members(config: &Config) -> Result<(), CheckError> {
     }
     if !REPLICAS.contains(&cluster.replicas) {
         return Err(CheckError::Replicas);
+    }
+    if cluster.replace_after < REPLACE_AFTER_MIN {
+        return Err(CheckError::ReplaceAfter);
     }
     if usize::from(cluster.replicas) > ids.len() {
         return Err(CheckError::TooFewMembers { replicas: cluster.replicas, members: ids.len() });

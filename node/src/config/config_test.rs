@@ -51,6 +51,7 @@ fn minimal_file_has_the_documented_defaults() {
     assert_eq!(config.node.id, 2);
     assert!(config.node.data_dir.is_absolute(), "paths are relative to the file");
     assert_eq!((config.cluster.shards, config.cluster.replicas), (16, 3));
+    assert_eq!(config.cluster.replace_after, Duration::from_secs(600));
     assert_eq!(config.client.listen.to_string(), "0.0.0.0:8443");
     assert_eq!(config.client.registration, Registration::Signed);
     assert_eq!(config.shutdown.deadline, Duration::from_secs(20));
@@ -150,6 +151,10 @@ fn values_that_cannot_work_are_refused_with_the_fix() {
         (minimal().replace("[fd00::3]:", "fd00::3:"), "\"fd00::3:7400\" is not an address"),
         (minimal().replace(NODE, &format!("shards = 0\n{NODE}")), "`cluster.shards` must be from"),
         (minimal().replace(NODE, &format!("replicas = 2\n{NODE}")), "`cluster.replicas` must be 1"),
+        (
+            minimal().replace(NODE, &format!("replace-after = \"5s\"\n{NODE}")),
+            "`cluster.replace-after` must be at least \"10s\"",
+        ),
         (
             minimal().replace(NODE, &format!("replicas = 5\n{NODE}")),
             "`cluster.replicas` is 5, but `cluster.members` names 3 nodes",

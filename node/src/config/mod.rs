@@ -64,6 +64,9 @@ pub(crate) struct ClusterSection {
     /// How many nodes hold each shard.
     #[serde(default = "defaults::replicas")]
     pub(crate) replicas: u8,
+    /// How long a node may be silent before its replicas are made anew on others.
+    #[serde(default = "defaults::replace_after", with = "humantime_serde")]
+    pub(crate) replace_after: Duration,
 }
 
 /// One first member.
@@ -271,6 +274,12 @@ mod defaults {
     /// Design decision 1.
     pub(super) fn replicas() -> u8 {
         3
+    }
+
+    /// Longer than an upgrade of a node takes with its restart, and far shorter than it takes on
+    /// average for a second disk to die.
+    pub(super) fn replace_after() -> Duration {
+        Duration::from_secs(10 * 60)
     }
 
     pub(super) fn peer_listen() -> SocketAddr {

@@ -13,6 +13,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -40,6 +41,8 @@ const MEMORY: &str = "dev.json";
 pub(super) const CLUSTER: &str = "cluster.json";
 /// The operators' token.
 const TOKEN: &str = "admin-token";
+/// Who kills a node of a trial cluster and looks what happens does not wait ten minutes.
+const REPLACE_AFTER: Duration = Duration::from_secs(60);
 /// As many replicas as a real cluster has by default.
 const REPLICAS: u8 = 3;
 /// A log longer than this is set aside at the next start, so that two files of about this size are
@@ -233,6 +236,7 @@ impl Layout {
                 members: members.collect(),
                 shards: 16,
                 replicas,
+                replace_after: REPLACE_AFTER,
             },
             peer: PeerSection {
                 listen: node.peer,

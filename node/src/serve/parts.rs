@@ -137,6 +137,7 @@ pub(super) fn cluster(config: &Config) -> cluster::Config {
     let mut cluster = cluster::Config::new(NodeId(config.node.id), cluster_id, members);
     cluster.shards = config.cluster.shards;
     cluster.replicas = config.cluster.replicas;
+    cluster.replace_after = config.cluster.replace_after;
     cluster.host = Arc::new(Machine::new(&config.node.data_dir));
     cluster
 }
