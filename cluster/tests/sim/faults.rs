@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{Rng, rngs::SmallRng};
 
-use crate::world::{NODES, World, node_id};
+use crate::world::{World, node_id};
 
 /// One thing that goes wrong, or is mended.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +26,9 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) fn random(rng: &mut SmallRng) -> Self {
-        let node = rng.random_range(0..NODES);
-        let other = (node + rng.random_range(1..NODES)) % NODES;
+    pub(crate) fn random(nodes: usize, rng: &mut SmallRng) -> Self {
+        let node = rng.random_range(0..nodes);
+        let other = (node + rng.random_range(1..nodes)) % nodes;
         match rng.random_range(0..20) {
             0..2 => Self::Partition(node, other),
             2..4 => Self::OneWay(node, other),
@@ -51,17 +51,19 @@ pub(crate) async fn install(world: &mut World, fault: Fault) {
         Fault::Heal => world.fabric.heal(),
         Fault::Crash(node) => world.crash(node),
         Fault::CrashAll => {
-            for node in 0..NODES {
+            for node in 0..world.nodes() {
                 world.crash(node);
             }
             let pause = Duration::from_millis(world.rng.random_range(0..1000));
             tokio::time::sleep(pause).await;
-            for node in 0..NODES {
-                world.boot(node).await;
+            for node in 0..world.nodes() {
+                if !world.is_lost(node) {
+                    world.boot(node).await;
+                }
             }
         }
         Fault::Boot(node) => {
-            if !world.is_up(node) {
+            if !world.is_up(node) && !world.is_lost(node) {
                 world.boot(node).await;
             }
         }

@@ -1,4 +1,4 @@
-//! Deterministic simulation: three nodes in one single-threaded runtime with paused time, over a
+//! Deterministic simulation: three to five nodes in one single-threaded runtime with paused time, over a
 //! simulated network and simulated disks. One seed decides everything and is printed on failure.
 //!
 //! `SIM_SEEDS=500..1000` runs other seeds than CI's; `SIM_LOG=heliograph_cluster=debug` shows what
@@ -9,6 +9,7 @@
 mod clients;
 mod faults;
 mod ledger;
+mod membership;
 mod world;
 
 use std::{ops::Range, time::Duration};

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     hash::{Hash, Hasher},
     rc::Rc,
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use heliograph_cluster::{
-    Clock, Config, Entropy, FirstMember, Node, Principal, Role, ShardHandle, Storages,
+    Clock, Config, Entropy, FirstMember, Node, Placement, Principal, Role, ShardHandle, Storages,
     Surroundings, model::ShardId,
 };
 use heliograph_storage::{
@@ -30,15 +31,35 @@ use crate::{
     ledger::Ledger,
 };
 
-/// Nodes of a simulated cluster.
+/// Nodes of a simulated cluster, where its shape says nothing else.
 pub(crate) const NODES: usize = 3;
 /// Shards: several leaders on each node, and still quick to simulate.
 const SHARDS: u16 = 4;
+/// Replicas of each shard.
+const REPLICAS: usize = 3;
 /// Mailboxes; each is listened to or polled by one client.
 const MAILBOXES: usize = 5;
 const SENDERS: usize = 3;
 /// How long a healed cluster may take to answer everybody, in simulated time.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a simulated cluster is formed of.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    /// The nodes' zones.
+    pub(crate) zones: &'static [&'static str],
+    /// How long a node may be silent before its replicas are made anew.
+    pub(crate) replace_after: Duration,
+}
+
+impl Shape {
+    /// Three nodes whose replicas never move.
+    pub(crate) const THREE: Self =
+        Self { zones: &["", "", ""], replace_after: Duration::from_secs(600) };
+    /// Five nodes in three zones, of which each can be lost.
+    pub(crate) const FIVE: Self =
+        Self { zones: &["a", "b", "c", "a", "b"], replace_after: Duration::from_secs(10) };
+}
 
 /// What survives a node's death.
 struct Disk {
@@ -80,6 +101,9 @@ impl Entropy for SimEntropy {
 /// The simulated cluster.
 pub(crate) struct World {
     seed: u64,
+    shape: Shape,
+    /// Nodes that never come back.
+    lost: BTreeSet<usize>,
     pub(crate) rng: SmallRng,
     origin: Instant,
     pub(crate) fabric: SimFabric,
@@ -101,6 +125,12 @@ pub(crate) fn node_id(index: usize) -> NodeId {
 impl World {
     /// A cluster of three nodes that is ready.
     pub(crate) async fn start(seed: u64) -> Self {
+        Self::start_as(seed, Shape::THREE).await
+    }
+
+    /// A cluster of this shape that is ready.
+    pub(crate) async fn start_as(seed: u64, shape: Shape) -> Self {
+        let nodes = shape.zones.len();
         let disk = || Disk {
             log: MemoryDisk::new(),
             state: MemoryStateDisk::new(),
@@ -108,28 +138,44 @@ impl World {
         };
         let mut world = Self {
             seed,
+            shape,
+            lost: BTreeSet::new(),
             rng: SmallRng::seed_from_u64(seed),
             origin: Instant::now(),
             fabric: SimFabric::new(seed),
-            disks: (0..NODES).map(|_| disk()).collect(),
-            live: (0..NODES).map(|_| None).collect(),
+            disks: (0..nodes).map(|_| disk()).collect(),
+            live: (0..nodes).map(|_| None).collect(),
             ending: Vec::new(),
-            relays: Rc::new(RefCell::new((0..NODES).map(|_| None).collect())),
+            relays: Rc::new(RefCell::new((0..nodes).map(|_| None).collect())),
             ledger: Rc::new(RefCell::new(Ledger::default())),
             clients: LocalSet::new(),
             principals: Vec::new(),
             lives: 0,
         };
-        for index in 0..NODES {
+        for index in 0..nodes {
             world.boot(index).await;
         }
         world.all_ready().await;
         for mailbox in 0..MAILBOXES {
-            let relay = world.relays.borrow()[mailbox % NODES].clone();
+            let relay = world.relays.borrow()[mailbox % nodes].clone();
             let principal = clients::register(relay.unwrap().as_ref(), mailbox).await;
             world.principals.push(principal);
         }
         world
+    }
+
+    pub(crate) fn nodes(&self) -> usize {
+        self.disks.len()
+    }
+
+    pub(crate) fn is_lost(&self, index: usize) -> bool {
+        self.lost.contains(&index)
+    }
+
+    /// Ends the node for good.
+    pub(crate) fn lose(&mut self, index: usize) {
+        self.crash(index);
+        self.lost.insert(index);
     }
 
     pub(crate) fn is_up(&self, index: usize) -> bool {
@@ -148,10 +194,13 @@ impl World {
         let snapshots = Arc::new(MemorySnapshots::open(&disk.snapshots).unwrap());
         let rng = SmallRng::seed_from_u64(self.seed ^ self.lives << 32);
         let syncing = tokio::spawn(sync(Arc::clone(&log), queued, rng.clone()));
-        let members =
-            (0..NODES).map(|index| FirstMember::new(node_id(index), format!("node-{index}:1")));
+        let members = self.shape.zones.iter().enumerate().map(|(index, zone)| FirstMember {
+            zone: (*zone).to_owned(),
+            ..FirstMember::new(node_id(index), format!("node-{index}:1"))
+        });
         let mut config = Config::new(node_id(index), [7; 16], members.collect());
         config.shards = SHARDS;
+        config.replace_after = self.shape.replace_after;
         // Small bounds bring checkpoints, snapshots and purges into every run.
         config.checkpoint.age_max = Duration::from_secs(2);
         config.checkpoint.snapshot_age_max = Duration::from_secs(7);
@@ -199,7 +248,7 @@ impl World {
     pub(crate) async fn balanced(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let led: Vec<usize> = (0..NODES).map(|index| self.led_by(index)).collect();
+            let led: Vec<usize> = (0..self.nodes()).map(|index| self.led_by(index)).collect();
             let (least, most) = (led.iter().min().unwrap(), led.iter().max().unwrap());
             if led.iter().sum::<usize>() == usize::from(SHARDS) && most - least <= 1 {
                 return;
@@ -218,7 +267,8 @@ impl World {
     /// Waits until every shard has a leader that may act; answers how long that took.
     pub(crate) async fn led_again(&self) -> Duration {
         let start = Instant::now();
-        while (0..NODES).map(|index| self.led_by(index)).sum::<usize>() < usize::from(SHARDS) {
+        while (0..self.nodes()).map(|index| self.led_by(index)).sum::<usize>() < usize::from(SHARDS)
+        {
             assert!(start.elapsed() < PATIENCE, "seed {}: no leaders", self.seed);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -235,7 +285,7 @@ impl World {
                 while Instant::now() < end {
                     let pause = Duration::from_millis(self.rng.random_range(200..2500));
                     tokio::time::sleep(pause).await;
-                    let fault = Fault::random(&mut self.rng);
+                    let fault = Fault::random(self.nodes(), &mut self.rng);
                     faults::install(self, fault).await;
                     self.check_single_leaders();
                 }
@@ -270,8 +320,8 @@ impl World {
     /// Mends everything, starts every node, and waits until every accepted message has arrived.
     pub(crate) async fn heal_and_settle(&mut self) {
         self.fabric.heal();
-        for index in 0..NODES {
-            if !self.is_up(index) {
+        for index in 0..self.nodes() {
+            if !self.is_up(index) && !self.is_lost(index) {
                 self.boot(index).await;
             }
         }
@@ -301,6 +351,37 @@ impl World {
         history.finish()
     }
 
+    /// Waits until the registry wants every shard on nodes that are not lost, in different zones.
+    pub(crate) async fn retargeted(&self) {
+        let deadline = Instant::now() + PATIENCE * 3;
+        loop {
+            let topology = self.live.iter().flatten().find_map(|live| live.node.topology());
+            let topology = topology.unwrap();
+            let wrong =
+                topology.shards.iter().position(|placement| !self.is_well_placed(placement));
+            let Some(wrong) = wrong else { return };
+            assert!(
+                Instant::now() < deadline,
+                "seed {}: shard {wrong} is to be at {:?}",
+                self.seed,
+                topology.shards[wrong]
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    fn is_well_placed(&self, placement: &Placement) -> bool {
+        let places = || placement.target.iter().map(|replica| usize::from(replica.node.0) - 1);
+        let zones: BTreeSet<&str> = places().map(|place| self.shape.zones[place]).collect();
+        let zones_left: BTreeSet<&str> = (0..self.nodes())
+            .filter(|place| !self.is_lost(*place))
+            .map(|place| self.shape.zones[place])
+            .collect();
+        placement.target.len() == REPLICAS
+            && places().all(|place| !self.is_lost(place))
+            && zones.len() == zones_left.len().min(REPLICAS)
+    }
+
     /// Checks the promises to clients and the equality of replicas.
     pub(crate) async fn check(&mut self) {
         self.check_ledger();
@@ -309,7 +390,7 @@ impl World {
         }
     }
 
-    fn check_ledger(&self) {
+    pub(crate) fn check_ledger(&self) {
         let ledger = self.ledger.borrow();
         ledger.check().unwrap_or_else(|broken| panic!("seed {}: {broken}", self.seed));
         assert!(ledger.accepted_count() > 0, "seed {}: nothing was accepted", self.seed);
@@ -323,7 +404,7 @@ impl World {
     async fn check_replicas(&self, shard: ShardId) {
         let deadline = Instant::now() + PATIENCE;
         let replicas = self.replicas(shard);
-        assert_eq!(replicas.len(), NODES);
+        assert_eq!(replicas.len(), REPLICAS, "seed {}: {shard:?}", self.seed);
         loop {
             let applied: Vec<u64> = replicas.iter().map(ShardHandle::applied_index).collect();
             if applied.iter().all(|index| *index == applied[0]) {
