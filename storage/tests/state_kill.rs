@@ -178,7 +178,9 @@ fn run_and_cut(dir: &Path, preload: &Path, reports: usize, swallow: &str) -> BTr
     let durable = run_and_kill(command, reports);
     fs::remove_dir_all(&state).unwrap();
     fs::create_dir(&state).unwrap();
-    for line in fs::read_to_string(shadow.join("names")).unwrap().lines() {
+    let names = fs::read_to_string(shadow.join("names")).unwrap();
+    // Directories begin with a `d`; sled makes the one it needs.
+    for line in names.lines().filter(|line| !line.starts_with('d')) {
         let (number, name) = line.split_once(' ').unwrap();
         // A file whose name alone was synced is empty.
         let content = fs::read(shadow.join(number)).unwrap_or_default();
