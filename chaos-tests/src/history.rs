@@ -15,6 +15,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::faults::Unsynced;
+
 /// A mailbox of the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -134,6 +136,27 @@ pub enum Fault {
     },
     /// Start of these nodes on their directories.
     Restart {
+        /// Their ids.
+        nodes: Vec<u16>,
+    },
+    /// Loss of power of these nodes at once.
+    PowerCut {
+        /// Their ids.
+        nodes: Vec<u16>,
+        /// What it leaves of what was not synced.
+        unsynced: Unsynced,
+        /// Decides the rest.
+        seed: u64,
+    },
+    /// The disks of these nodes fail from now on.
+    Disk {
+        /// Their ids.
+        nodes: Vec<u16>,
+        /// How, as `preload/powercut.c` tells.
+        rules: String,
+    },
+    /// The disks of these nodes are well again; complete when the nodes are ready.
+    Repair {
         /// Their ids.
         nodes: Vec<u16>,
     },

@@ -71,6 +71,18 @@ impl Trial {
         flowing
     }
 
+    /// Stops sending and compares what the nodes hold, when all have caught up.
+    ///
+    /// # Errors
+    /// When replicas differ, or a node does not stop or start.
+    pub async fn compare_replicas(&mut self) -> Result<()> {
+        self.workload.stop_sending().await?;
+        let compared = self.cluster.compare_replicas().await;
+        let compared = compared.inspect_err(|_| self.cluster.keep_logs())?;
+        eprintln!("{compared} replicas agree with those of their groups");
+        Ok(())
+    }
+
     /// Ends the run and judges it. Prints the verdict; a bad one is kept with the history and the
     /// nodes' logs.
     ///

@@ -21,6 +21,7 @@ mod envelope;
 mod formation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod inspect;
 pub mod machine;
 mod member;
 mod meta;
@@ -50,6 +51,7 @@ pub use heliograph_transport::NodeId;
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
 pub use context::NodeFailure;
 pub use member::{Member, MemberState};
+pub use inspect::{ReplicaDigest, replica_digests};
 pub use node::{Node, StartError};
 pub use placement::Progress;
 pub use relay::*;

@@ -8,6 +8,8 @@ pub(crate) const SHARDS_LED: &str = "heliograph_cluster_shards_led";
 pub(crate) const ELECTIONS_TOTAL: &str = "heliograph_cluster_elections_total";
 /// Peers newly suspected.
 pub(crate) const SUSPICIONS_TOTAL: &str = "heliograph_cluster_suspicions_total";
+/// Log entries applied, all groups: equal on replicas of the same groups that are caught up.
+pub(crate) const APPLIED_ENTRIES: &str = "heliograph_cluster_applied_entries";
 /// Seconds a checkpoint took.
 pub(crate) const CHECKPOINT_SECONDS: &str = "heliograph_cluster_checkpoint_duration_seconds";
 /// Bytes of changes not yet checkpointed, all groups.

@@ -32,6 +32,9 @@ pub(crate) enum Command {
     Receive(ReceiveArgs),
     /// See and change a running cluster
     Cluster(crate::cluster::ClusterArgs),
+    /// Print what a stopped node's replicas hold, one JSON object a line
+    #[command(hide = true)]
+    StateDigest(StateDigestArgs),
 }
 
 /// Which device, at which gateway.
@@ -67,6 +70,16 @@ pub(crate) enum Output {
     Text,
     /// One JSON object a line; content as Base64.
     Json,
+}
+
+/// Arguments of `state-digest`.
+#[derive(Debug, Args)]
+#[command(after_help = "Replicas of a group that applied the same commands have the same digest. \
+    The node must have been stopped cleanly: what it wrote last is then in its state database.")]
+pub(crate) struct StateDigestArgs {
+    /// The node's data directory
+    #[arg(value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
 }
 
 /// Arguments of `send`.

@@ -24,6 +24,7 @@ mod metrics;
 mod pki;
 mod serve;
 mod signals;
+mod state_digest;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -53,5 +54,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Send(args) => client::send::run(&args),
         Command::Receive(args) => client::receive::run(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::StateDigest(args) => state_digest::run(&args),
     }
 }

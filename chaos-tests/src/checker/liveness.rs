@@ -63,7 +63,7 @@ impl fmt::Display for Pause {
 pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>) {
     let mut check = Check::new("liveness");
     let mut pauses = Vec::new();
-    let mut dead: Vec<u16> = Vec::new();
+    let mut dead: BTreeSet<u16> = BTreeSet::new();
     let faults: Vec<(Duration, &Fault)> = history
         .events
         .iter()
@@ -77,11 +77,16 @@ pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>
         check.counted = accepted_between(history, Duration::ZERO, Duration::MAX);
     }
     for (i, (at, fault)) in faults.iter().enumerate() {
-        let majority = |dead: &[u16]| dead.len() * 2 < expectation.nodes;
+        let majority = |dead: &BTreeSet<u16>| dead.len() * 2 < expectation.nodes;
         let before = majority(&dead);
         match fault {
-            Fault::Kill { nodes } => dead.extend(nodes),
-            Fault::Restart { nodes } => dead.retain(|node| !nodes.contains(node)),
+            // A node whose disk fails is of no use to a majority.
+            Fault::Kill { nodes } | Fault::PowerCut { nodes, .. } | Fault::Disk { nodes, .. } => {
+                dead.extend(nodes);
+            }
+            Fault::Restart { nodes } | Fault::Repair { nodes } => {
+                dead.retain(|node| !nodes.contains(node));
+            }
         }
         let promised = before && majority(&dead);
         let next = faults.get(i + 1).map_or(Duration::MAX, |(at, _)| *at);

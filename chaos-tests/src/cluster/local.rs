@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     NodeInfo, Usage, heliograph_binary, manifest, ports::PortBlock, process::Process, run_directory,
 };
-use crate::wire::Rest;
+use crate::{faults::FaultyDisk, wire::Rest};
 
 /// How long a cluster or a node may take to get ready. An unoptimised build on a busy machine
 /// needs much of it; a test that waits so long fails.
@@ -48,14 +48,42 @@ pub struct Options {
     pub name: &'static str,
     /// How many nodes.
     pub nodes: u16,
+    /// What their disks are.
+    pub disks: Disks,
+}
+
+/// What the disks of a cluster are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disks {
+    /// Those of this machine.
+    Plain,
+    /// Those of this machine, behind a library that can cut their power and make them fail.
+    Faulty {
+        /// Decides what chance decides.
+        seed: u64,
+    },
 }
 
 impl Options {
     /// Three nodes.
     pub fn three(name: &'static str) -> Self {
-        Self { name, nodes: 3 }
+        Self { name, nodes: 3, disks: Disks::Plain }
+    }
+
+    /// Three nodes whose disks can fail.
+    pub fn three_faulty(name: &'static str, seed: u64) -> Self {
+        Self { name, nodes: 3, disks: Disks::Faulty { seed } }
     }
 }
+
+/// What nodes with faulty disks are set to: files as small, and checkpoints and snapshots as often,
+/// that a short run has them all.
+const FAULTY_SETTINGS: [(&str, &str); 4] = [
+    ("HELIOGRAPH_STORAGE__LOG_SEGMENT_SIZE", "1MiB"),
+    ("HELIOGRAPH_STORAGE__CHECKPOINT_AGE", "2s"),
+    ("HELIOGRAPH_STORAGE__SNAPSHOT_AGE", "7s"),
+    ("HELIOGRAPH_STORAGE__SNAPSHOT_LOG_SIZE", "2MiB"),
+];
 
 /// A cluster whose processes are gone when it is dropped, panics included.
 #[derive(Debug)]
@@ -63,6 +91,8 @@ pub struct LocalCluster {
     name: &'static str,
     nodes: Vec<NodeInfo>,
     running: BTreeMap<u16, Process>,
+    seed: Option<u64>,
+    faulty: BTreeMap<u16, FaultyDisk>,
     dev: Option<Process>,
     binary: PathBuf,
     ports: PortBlock,
@@ -85,6 +115,8 @@ impl LocalCluster {
             name: options.name,
             nodes: Vec::new(),
             running: BTreeMap::new(),
+            seed: None,
+            faulty: BTreeMap::new(),
             dev: None,
             binary,
             ports,
@@ -93,7 +125,34 @@ impl LocalCluster {
             _turn: turn,
         };
         cluster.start_dev(options.nodes).await?;
+        if let Disks::Faulty { seed } = options.disks {
+            cluster.put_on_faulty_disks(seed).await?;
+        }
         Ok(cluster)
+    }
+
+    /// Starts the nodes anew, each behind a library of its own.
+    async fn put_on_faulty_disks(&mut self, seed: u64) -> Result<()> {
+        let ids: Vec<u16> = self.nodes.iter().map(|node| node.id).collect();
+        self.kill(&ids).await?;
+        for node in &self.nodes {
+            let beside = node.data_dir.parent().context("a node has a directory")?;
+            self.faulty.insert(node.id, FaultyDisk::new(&node.data_dir, beside)?);
+        }
+        self.seed = Some(seed);
+        self.restart(&ids)?;
+        for id in ids {
+            self.ready(id).await?;
+        }
+        Ok(())
+    }
+
+    /// The disk of node `id`.
+    ///
+    /// # Errors
+    /// When it is one that cannot be made to fail.
+    pub fn disk(&self, id: u16) -> Result<&FaultyDisk> {
+        self.faulty.get(&id).with_context(|| format!("node {id} has no disk that can fail"))
     }
 
     async fn start_dev(&mut self, nodes: u16) -> Result<()> {
@@ -182,6 +241,30 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Stops these nodes cleanly at the same time.
+    ///
+    /// # Errors
+    /// When one does not run, or does not stop in time.
+    pub async fn terminate(&mut self, ids: &[u16]) -> Result<()> {
+        let mut stopping = Vec::new();
+        for id in ids {
+            let process = self.running.remove(id);
+            stopping.push(process.with_context(|| format!("node {id} does not run"))?);
+        }
+        for process in &stopping {
+            process.signal(Signal::TERM)?;
+        }
+        for process in &mut stopping {
+            process.ended(STOP_DEADLINE).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether node `id` runs, in the process it was last started in.
+    pub fn is_running(&mut self, id: u16) -> bool {
+        self.running.get_mut(&id).is_some_and(|process| !process.has_ended())
+    }
+
     /// Starts killed nodes on their directories; does not wait until they are ready.
     ///
     /// # Errors
@@ -197,6 +280,9 @@ impl LocalCluster {
                 .arg(&node.config)
                 .stdout(log.try_clone()?)
                 .stderr(log);
+            if let (Some(disk), Some(seed)) = (self.faulty.get(&id), self.seed) {
+                command.envs(disk.environment(seed ^ u64::from(id))?).envs(FAULTY_SETTINGS);
+            }
             self.running.insert(id, Process::start(&mut command)?);
         }
         Ok(())

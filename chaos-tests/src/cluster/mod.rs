@@ -9,10 +9,12 @@ mod local;
 mod manifest;
 mod ports;
 mod process;
+mod replicas;
 
 pub use self::{
     binary::{heliograph_binary, run_directory},
-    local::{LocalCluster, Options},
+    local::{Disks, LocalCluster, Options},
     manifest::{NodeInfo, read as read_manifest},
     process::{Usage, usage_of},
+    replicas::Replica,
 };

@@ -191,6 +191,18 @@ impl Workload {
         }
     }
 
+    /// Stops sending; what is under way is seen through.
+    ///
+    /// # Errors
+    /// When a sender failed.
+    pub async fn stop_sending(&mut self) -> Result<()> {
+        self.stop_senders.cancel();
+        while let Some(ended) = self.senders.join_next().await {
+            ended.context("a sender failed")?;
+        }
+        Ok(())
+    }
+
     /// Stops sending, waits until everything accepted was seen and acknowledged, and takes down
     /// what is left in the mailboxes.
     ///
@@ -206,10 +218,7 @@ impl Workload {
     /// As [`Self::finish`].
     pub async fn finish_within(mut self, patience: Duration) -> Result<Report> {
         self.start_reading();
-        self.stop_senders.cancel();
-        while let Some(ended) = self.senders.join_next().await {
-            ended.context("a sender failed")?;
-        }
+        self.stop_sending().await?;
         let missing = self.progress.drained(patience).await;
         let deadline = Instant::now() + SETTLE;
         for (index, (mailbox, device)) in self.mailboxes.iter().enumerate() {

@@ -65,11 +65,13 @@ impl Actor for CheckpointerActor {
 impl CheckpointerState {
     async fn look(&mut self) {
         let groups = self.context.all_groups();
-        let mut overlay_bytes = 0;
+        let (mut overlay_bytes, mut applied) = (0, 0);
         for group in &groups {
+            applied += group.core.applied().index();
             overlay_bytes += group.core.state().overlay_bytes();
             self.checkpoint_if_due(group).await;
         }
+        ::metrics::gauge!(metrics::APPLIED_ENTRIES).set(applied as f64);
         ::metrics::gauge!(metrics::OVERLAY_BYTES).set(overlay_bytes as f64);
         if let Some(group) = self.snapshot_due(&groups) {
             self.snapshot(group).await;

@@ -222,7 +222,17 @@ fn limits(config: &Config) -> Result<(), CheckError> {
     if !(min..=max).contains(&config.storage.state_cache_size) {
         return Err(CheckError::Size { key: "storage.state-cache-size", min, max });
     }
+    let (min, max) = (Size::mib(1), Size::mib(1 << 20));
+    if !(min..=max).contains(&config.storage.snapshot_log_size) {
+        return Err(CheckError::Size { key: "storage.snapshot-log-size", min, max });
+    }
+    let (min, max) = (Size(0), Size::mib(1 << 20));
+    if !(min..=max).contains(&config.storage.disk_free_min) {
+        return Err(CheckError::Size { key: "storage.disk-free-min", min, max });
+    }
     for (key, value, most) in [
+        ("storage.checkpoint-age", config.storage.checkpoint_age, Duration::from_secs(3600)),
+        ("storage.snapshot-age", config.storage.snapshot_age, Duration::from_secs(86_400)),
         ("shutdown.deadline", config.shutdown.deadline, SHUTDOWN_MAX),
         ("client.timestamp-skew", config.client.timestamp_skew, Duration::from_secs(86_400)),
     ] {

@@ -10,6 +10,7 @@ mod size;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use heliograph_cluster::CheckpointConfig;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{check::parse_cluster_id, load::load, size::Size};
@@ -206,12 +207,32 @@ pub(crate) struct StorageSection {
     pub(crate) log_segment_size: Size,
     /// sled's page cache.
     pub(crate) state_cache_size: Size,
+    /// How long changes stay out of the state database at most: what a start replays.
+    #[serde(with = "humantime_serde")]
+    pub(crate) checkpoint_age: Duration,
+    /// How old a changed shard's snapshot becomes at most.
+    #[serde(with = "humantime_serde")]
+    pub(crate) snapshot_age: Duration,
+    /// How much log of all shards lies behind their snapshots, unless the state is larger.
+    pub(crate) snapshot_log_size: Size,
+    /// With less free space than this the node takes no new messages and leads nothing.
+    pub(crate) disk_free_min: Size,
 }
 
 impl Default for StorageSection {
     fn default() -> Self {
         // 64 MiB: design decision 7. A small page cache: the overlay holds what is hot.
-        Self { log_segment_size: Size::mib(64), state_cache_size: Size::mib(24) }
+        let checkpoint = CheckpointConfig::default();
+        Self {
+            log_segment_size: Size::mib(64),
+            state_cache_size: Size::mib(24),
+            checkpoint_age: checkpoint.age_max,
+            snapshot_age: checkpoint.snapshot_age_max,
+            snapshot_log_size: Size(checkpoint.snapshot_log_bytes),
+            // Several segments of the log, a snapshot or two and a checkpoint: what is under way
+            // when the guard falls still fits.
+            disk_free_min: Size::mib(512),
+        }
     }
 }
 
