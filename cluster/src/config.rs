@@ -105,6 +105,9 @@ pub struct Config {
     pub raft: RaftConfig,
     /// See [`CheckpointConfig`].
     pub checkpoint: CheckpointConfig,
+    /// With fewer free bytes than this the node takes no new messages and leads nothing; 0 for no
+    /// bound.
+    pub disk_free_min: u64,
     /// What the process knows of itself, for operators.
     pub host: Arc<dyn Host>,
 }
@@ -122,6 +125,7 @@ impl Config {
             replace_after: REPLACE_AFTER,
             raft: RaftConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            disk_free_min: 0,
             host: Arc::new(NoHost),
         }
     }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use heliograph_storage::{GroupId, GroupState, Health};
+use heliograph_storage::{GroupId, GroupState};
 use heliograph_transport::{Network, NodeId};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use crate::{
     actors::controller::ControllerPort,
     config::{Config, Storages},
     detector::Detector,
+    fail_safe::{Fitness, disk_failure},
     model::ShardId,
     raft::{GroupCore, GroupKind, GroupLog, RaftGroup, raft_id},
     surroundings::Surroundings,
@@ -88,6 +89,8 @@ pub(crate) struct Context {
     /// Leaderships this node is handing over.
     pub(crate) transfers: Mutex<BTreeMap<GroupId, Transfer>>,
     pub(crate) failure: watch::Sender<Option<NodeFailure>>,
+    /// Whether the disk lets this node lead.
+    pub(crate) fitness: Fitness,
     pub(crate) stopping: CancellationToken,
     pub(crate) is_draining: AtomicBool,
 }
@@ -147,8 +150,7 @@ impl Context {
 
     /// Whether this node's disks still take writes.
     pub(crate) fn storage_is_sound(&self) -> bool {
-        matches!(self.storages.log.health(), Health::Sound)
-            && matches!(self.storages.state.health(), Health::Sound)
+        disk_failure(self).is_none()
     }
 
     /// Ends the node; the first reason stays.
@@ -182,7 +184,7 @@ impl Context {
             return Some("waiting for a quorum of the first members");
         };
         if !self.storage_is_sound() {
-            return Some("a disk failed: restart the node once the disk is sound");
+            return Some("this node's disk failed: it restarts by itself once the disk is well");
         }
         if self.is_draining() {
             return Some("the node is going away");

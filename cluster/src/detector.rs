@@ -2,7 +2,8 @@
 //!
 //! A node is *suspected* by one peer when its tripwire broke or its beats stayed away, and
 //! *condemned* when at least two live nodes suspect it: only then do elections begin (design
-//! decision 3). In a cluster of two there is no majority without the other anyway.
+//! decision 3). In a cluster of two there is no majority without the other anyway. A node that names
+//! itself, because its disk failed or is full, is condemned by that alone: it must not lead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -121,7 +122,8 @@ impl Detector {
         for (node, peer) in &mut self.peers {
             let silence = now.saturating_duration_since(peer.last_heard);
             let bound = SILENCE_MIN.max(peer.usual_interval * SILENCE_INTERVALS);
-            let is_suspected = peer.tripwire_broken || silence > bound;
+            let says_unfit = peer.suspects.contains(node);
+            let is_suspected = peer.tripwire_broken || silence > bound || says_unfit;
             if is_suspected && !peer.is_suspected {
                 verdict.suspected.push(*node);
             }
@@ -142,7 +144,9 @@ impl Detector {
         for (node, peer) in &mut self.peers {
             let is_seconded =
                 voices.iter().any(|(voice, suspects)| voice != node && suspects.contains(node));
-            let is_condemned = peer.is_suspected && is_seconded;
+            // Nobody knows better than the node itself.
+            let says_unfit = peer.suspects.contains(node);
+            let is_condemned = peer.is_suspected && (is_seconded || says_unfit);
             if is_condemned && !peer.is_condemned {
                 verdict.condemned.push(*node);
             }
@@ -167,6 +171,19 @@ mod tests {
             assert!(detector.beat(B, BTreeSet::new(), now).is_empty());
         }
         now
+    }
+
+    #[test]
+    fn a_node_that_names_itself_is_condemned_until_it_no_longer_does() {
+        let mut detector = Detector::default();
+        let now = beats(&mut detector, Instant::now(), 3);
+        let verdict = detector.beat(A, BTreeSet::from([A]), now);
+        assert_eq!((verdict.suspected, verdict.condemned), (vec![A], vec![A]));
+        assert!(!detector.is_live(A) && detector.is_live(B));
+        assert!(detector.beat(A, BTreeSet::from([A]), now).is_empty(), "once is enough");
+        let verdict = detector.beat(A, BTreeSet::new(), now);
+        assert_eq!(verdict.recovered, [A]);
+        assert!(detector.is_live(A));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod context;
 mod delivery;
 mod detector;
 mod envelope;
+mod fail_safe;
 mod formation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -50,8 +51,8 @@ pub use heliograph_transport::NodeId;
 
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
 pub use context::NodeFailure;
-pub use member::{Member, MemberState};
 pub use inspect::{ReplicaDigest, replica_digests};
+pub use member::{Member, MemberState};
 pub use node::{Node, StartError};
 pub use placement::Progress;
 pub use relay::*;

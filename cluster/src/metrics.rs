@@ -10,6 +10,10 @@ pub(crate) const ELECTIONS_TOTAL: &str = "heliograph_cluster_elections_total";
 pub(crate) const SUSPICIONS_TOTAL: &str = "heliograph_cluster_suspicions_total";
 /// Log entries applied, all groups: equal on replicas of the same groups that are caught up.
 pub(crate) const APPLIED_ENTRIES: &str = "heliograph_cluster_applied_entries";
+/// 1 after this node's disk failed.
+pub(crate) const FAIL_SAFE: &str = "heliograph_cluster_fail_safe";
+/// Bytes free on the file system of the data directory.
+pub(crate) const DISK_FREE_BYTES: &str = "heliograph_cluster_disk_free_bytes";
 /// Seconds a checkpoint took.
 pub(crate) const CHECKPOINT_SECONDS: &str = "heliograph_cluster_checkpoint_duration_seconds";
 /// Bytes of changes not yet checkpointed, all groups.

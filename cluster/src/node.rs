@@ -87,6 +87,7 @@ impl Node {
             controller: ControllerPort::default(),
             transfers: Mutex::default(),
             failure: watch::Sender::new(None),
+            fitness: Default::default(),
             stopping: CancellationToken::new(),
             is_draining: false.into(),
         });
@@ -194,6 +195,12 @@ impl Node {
         failed.ok().and_then(|failure| failure.clone()).unwrap_or(NodeFailure::ActorDied("node"))
     }
 
+    /// Waits until this node's disk has failed, and says why. The node then serves what needs no disk
+    /// here, and the process should be started anew once the disk is well.
+    pub async fn disk_failed(&self) -> Arc<str> {
+        self.context.fitness.failure().await
+    }
+
     /// Hands leadership away and stops: Raft, actors, network, then the log. Takes `patience` at
     /// most for the leadership, and a little more for the rest.
     pub async fn shutdown(self, patience: Duration) {
@@ -203,6 +210,10 @@ impl Node {
         self.hand_over(Instant::now() + patience).await;
         context.stopping.cancel();
         for group in context.all_groups() {
+            // A failed disk takes no checkpoint.
+            if context.fitness.has_failed() {
+                continue;
+            }
             if let Err(error) = group.core.checkpoint().await {
                 tracing::warn!(group = group.id.0, %error, "the last checkpoint failed; the log has everything");
             }

@@ -42,6 +42,16 @@ impl Failure {
         Self { reason, error: error.into(), is_logged: false }
     }
 
+    /// Whether a disk that is full, read-only or failing is the cause: waiting may help.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        self.error.chain().any(|cause| {
+            let storage = cause.downcast_ref::<heliograph_storage::Error>();
+            let io = cause.downcast_ref::<std::io::Error>();
+            storage.is_some_and(heliograph_storage::Error::is_of_disk)
+                || io.is_some_and(heliograph_storage::is_disk_trouble)
+        })
+    }
+
     /// Writes it to the log: a process that logs says everything there.
     pub(crate) fn log(mut self) -> Self {
         tracing::error!("{self}");

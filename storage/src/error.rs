@@ -72,3 +72,26 @@ pub enum Error {
     #[error("the store is closed")]
     Closed,
 }
+
+impl Error {
+    /// Whether the disk is the cause: full, read-only or failing. Nothing is wrong with what is on
+    /// it, as far as that tells.
+    pub fn is_of_disk(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_disk_trouble(source),
+            Self::State(error) => {
+                matches!(&**error, sled::Error::Io(error) if is_disk_trouble(error))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether an error tells that a disk is full, read-only or failing.
+pub fn is_disk_trouble(error: &io::Error) -> bool {
+    /// `EIO`: the same number on every Linux this runs on.
+    const INPUT_OUTPUT: i32 = 5;
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+        || error.raw_os_error() == Some(INPUT_OUTPUT)
+}

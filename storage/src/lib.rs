@@ -18,7 +18,7 @@ mod segment_log;
 mod snapshot;
 mod state;
 
-pub use error::Error;
+pub use error::{Error, is_disk_trouble};
 pub use log_store::{Done, Health, LogEntry, LogGroup, LogStore, Position};
 pub use memory_log::{MemoryDisk, MemoryLog, Wake};
 pub use rows::{MemoryRows, RowsRead, RowsWrite};

@@ -228,20 +228,20 @@ impl Cut<'_> {
         } else {
             fs::File::create(target)?;
         }
-        let dirty = self.journal.dirty.remove(&number).unwrap_or_default();
+        let written = self.written.get(&number).map(fs::File::open).transpose()?;
+        let size = written.as_ref().map_or(Ok(0), |file| file.metadata().map(|data| data.len()))?;
+        // What was cut off is noted as well.
+        let mut dirty = self.journal.dirty.remove(&number).unwrap_or_default();
+        dirty.iter_mut().for_each(|(_, end)| *end = size.min(*end));
+        dirty.retain(|(start, end)| start < end);
         let kept = self.kept(number, &dirty);
         let bytes = |ranges: &[(u64, u64)]| ranges.iter().map(|(a, b)| b - a).sum::<u64>();
         self.report.unsynced_bytes += bytes(&dirty);
         self.report.kept_bytes += bytes(&kept);
-        let Some(written) = self.written.get(&number).filter(|_| !kept.is_empty()) else {
-            return Ok(());
-        };
-        let from = fs::File::open(written)?;
+        let Some(from) = written else { return Ok(()) };
         let to = fs::File::options().write(true).open(target)?;
-        let size = from.metadata()?.len();
         for (start, end) in kept {
-            let end = end.min(size);
-            let mut bytes = vec![0; usize::try_from(end.saturating_sub(start))?];
+            let mut bytes = vec![0; usize::try_from(end - start)?];
             from.read_exact_at(&mut bytes, start)?;
             to.write_all_at(&bytes, start)?;
         }

@@ -69,10 +69,16 @@ impl CheckpointerState {
         for group in &groups {
             applied += group.core.applied().index();
             overlay_bytes += group.core.state().overlay_bytes();
+            if self.context.fitness.has_failed() {
+                continue;
+            }
             self.checkpoint_if_due(group).await;
         }
         ::metrics::gauge!(metrics::APPLIED_ENTRIES).set(applied as f64);
         ::metrics::gauge!(metrics::OVERLAY_BYTES).set(overlay_bytes as f64);
+        if self.context.fitness.has_failed() {
+            return;
+        }
         if let Some(group) = self.snapshot_due(&groups) {
             self.snapshot(group).await;
         }

@@ -36,6 +36,9 @@ const TRANSFER_PATIENCE: Duration = Duration::from_millis(700);
 /// Ends a dead leader's lease on this follower and runs for leader when its turn comes.
 pub(crate) async fn replace_leader(context: Arc<Context>, group: Arc<RaftGroup>, dead: NodeId) {
     group.forget_lease().await;
+    if context.fitness.is_unfit() {
+        return; // it votes for others, where it can
+    }
     let Some(rank) = rank(&context, &group, Some(dead)) else { return };
     let mut pause = FIRST_RUN + RANK_STEP * rank;
     for _ in 0..RUNS_MAX {
@@ -105,7 +108,7 @@ fn rank(context: &Context, group: &RaftGroup, dead: Option<NodeId>) -> Option<u3
 /// nothing hands it to any that may.
 pub(crate) async fn balance_leaders(context: &Context) {
     let Some(topology) = context.topology() else { return };
-    if context.is_draining() {
+    if context.is_draining() || context.fitness.is_unfit() {
         return;
     }
     for group in context.all_groups() {
@@ -138,6 +141,20 @@ fn heir(
     // Only a replica that is in place has a vote, and what it takes to lead.
     let mut ready = able.filter(|replica| placement.held.contains(replica));
     ready.find(|replica| is_live(replica.node)).map(|replica| replica.node)
+}
+
+/// Hands every leadership to somebody who is fit for it, where there is one.
+pub(crate) async fn hand_over_all(context: &Context) {
+    for group in context.all_groups() {
+        let voters = group.raft.voter_ids().map(node_of);
+        let heir = {
+            let detector = context.detector.lock();
+            voters.filter(|node| *node != context.local()).find(|node| detector.is_live(*node))
+        };
+        if let Some(heir) = heir {
+            transfer_if_ready(context, &group, heir).await;
+        }
+    }
 }
 
 /// Hands leadership to `heir` if this node leads and `heir` lives, votes and is caught up.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     context::{Context, NodeFailure, group_of},
-    formation,
+    fail_safe, formation,
     model::ShardId,
     raft::{GroupKind, RaftGroup, raft_id},
     shard_handle::{ShardHandle, ShardObserver},
@@ -116,7 +116,7 @@ impl NodeArguments {
             group: group.id.0,
             reason: error.to_string().into(),
         })?;
-        let port = RaftShard::new(shard, Arc::clone(&group), actor);
+        let port = RaftShard::new(shard, Arc::clone(context), Arc::clone(&group), actor);
         context.shards.insert(ShardHandle::new(Arc::new(port)));
         self.tasks.spawn(watch(
             Arc::clone(context),
@@ -157,8 +157,8 @@ pub(crate) async fn watch(
         })
         .await;
     // Raft stops by itself only on a fatal error. After a disk's error the node stays, red, and
-    // answers what it can from memory; anything else is a broken invariant.
-    if context.storage_is_sound() {
+    // routes its clients to others; anything else is a broken invariant.
+    if !fail_safe::look(&context) {
         context.fail(NodeFailure::RaftStopped(group.id.0));
     }
 }

@@ -10,7 +10,7 @@ use super::election;
 use crate::{
     context::Context,
     detector::{BEAT_INTERVAL, Verdict},
-    metrics,
+    fail_safe, metrics,
     node_wire::{self, Beat},
     shard_handle::Role,
 };
@@ -18,6 +18,9 @@ use crate::{
 /// How often leaders are compared with the preferred ones. A transfer costs a few milliseconds of
 /// silence, so it need not be quick.
 const BALANCE_BEATS: u32 = 10;
+/// How often free space is looked at. Two seconds: at 200 MB/s the disk takes 400 MB meanwhile,
+/// which the default minimum leaves room for.
+const SPACE_BEATS: u32 = 4;
 /// What the pulse is told.
 pub(crate) enum PulseMessage {
     /// Half a second has passed.
@@ -55,6 +58,13 @@ impl Actor for PulseActor {
         myself.send_after(BEAT_INTERVAL, || PulseMessage::Beat);
         let verdict = state.context.detector.lock().tick(Instant::now());
         follow(&state.context, verdict);
+        fail_safe::look(&state.context);
+        if state.beats.is_multiple_of(SPACE_BEATS) {
+            fail_safe::measure(&state.context).await;
+        }
+        if state.context.fitness.is_short() {
+            election::hand_over_all(&state.context).await;
+        }
         send_beat(&state.context);
         election::push_transfers(&state.context).await;
         state.beats += 1;
@@ -129,20 +139,22 @@ fn follow(context: &Arc<Context>, verdict: Verdict) {
 }
 
 /// Tells all peers that this node lives, what it leads and whom it suspects.
-fn send_beat(context: &Context) {
+pub(crate) fn send_beat(context: &Context) {
     let mut leads = Vec::new();
     for shard in context.shards.all() {
         let leadership = *shard.leadership().borrow();
-        if leadership.role == Role::Acting {
+        if leadership.role == Role::Acting && !context.fitness.has_failed() {
             leads.push((shard.id(), leadership.term));
         }
     }
     ::metrics::gauge!(metrics::SHARDS_LED).set(leads.len() as f64);
-    let beat = Beat {
-        wall_ms: context.surroundings.clock.wall_ms(),
-        leads,
-        suspects: context.detector.lock().suspects(),
-    };
+    let mut suspects = context.detector.lock().suspects();
+    // Only who leads nothing may say so: the others elect at once, and two would act.
+    let leads_nothing = context.all_groups().iter().all(|group| !group.may_act());
+    if context.fitness.is_unfit() && leads_nothing {
+        suspects.insert(context.local());
+    }
+    let beat = Beat { wall_ms: context.surroundings.clock.wall_ms(), leads, suspects };
     let beat = node_wire::encode(&beat);
     for (peer, _) in context.peers() {
         // A peer that is away hears the next one.

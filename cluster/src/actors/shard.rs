@@ -13,6 +13,7 @@ use tokio::{
 
 use super::time::ShardTime;
 use crate::{
+    context::Context,
     machine::{Command, CommandBatch, Outcome, ShardMachine},
     model::ShardId,
     raft::{EntryAnswer, RaftGroup},
@@ -272,6 +273,7 @@ impl Pending {
 /// A shard's replica over Raft: what [`crate::ShardHandle`] wraps.
 pub(crate) struct RaftShard {
     shard: ShardId,
+    context: Arc<Context>,
     group: Arc<RaftGroup>,
     actor: ActorRef<ShardMessage>,
     permits: Arc<Semaphore>,
@@ -280,10 +282,11 @@ pub(crate) struct RaftShard {
 impl RaftShard {
     pub(crate) fn new(
         shard: ShardId,
+        context: Arc<Context>,
         group: Arc<RaftGroup>,
         actor: ActorRef<ShardMessage>,
     ) -> Self {
-        Self { shard, group, actor, permits: Arc::new(Semaphore::new(QUEUE_COMMANDS_MAX)) }
+        Self { shard, context, group, actor, permits: Arc::new(Semaphore::new(QUEUE_COMMANDS_MAX)) }
     }
 }
 
@@ -301,6 +304,11 @@ impl ShardPort for RaftShard {
         if leadership.role == Role::Follower {
             let error = ProposeError::NotLeader { leader: leadership.leader };
             return Box::pin(std::future::ready(Err(error)));
+        }
+        // What is stored makes no room; the rest may.
+        let is_storing = matches!(command, Command::Enqueue(_) | Command::Register(_));
+        if is_storing && self.context.fitness.is_short() {
+            return Box::pin(std::future::ready(Err(ProposeError::Overloaded)));
         }
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return Box::pin(std::future::ready(Err(ProposeError::Overloaded)));

@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ pub(crate) struct RaftGroup {
     leadership: watch::Sender<Leadership>,
     /// The term in which this node began to hand its leadership over; 0 for none.
     ended_term: AtomicU64,
+    /// This node's disk failed: the replica is of no more use.
+    is_retired: AtomicBool,
 }
 
 impl RaftGroup {
@@ -77,6 +79,7 @@ impl RaftGroup {
             incoming: Mutex::default(),
             leadership: watch::Sender::new(Leadership::default()),
             ended_term: AtomicU64::new(0),
+            is_retired: AtomicBool::new(false),
         }))
     }
 
@@ -131,13 +134,18 @@ impl RaftGroup {
     pub(crate) fn acting_term(&self) -> Option<u64> {
         let leadership = self.leads();
         let is_ending = self.ended_term.load(Ordering::Relaxed) == leadership.term;
-        if leadership.role != Role::Acting || is_ending {
+        if leadership.role != Role::Acting || is_ending || self.is_retired() {
             return None;
         }
         let metrics = self.raft.data_metrics();
         let acked = metrics.borrow_watched().last_quorum_acked;
         let is_fresh = acked.is_some_and(|acked| acked.elapsed() < FENCE_LEASE);
         (is_fresh || self.is_sole_voter()).then_some(leadership.term)
+    }
+
+    /// Whether this replica acts, or will act, as leader.
+    pub(crate) fn may_act(&self) -> bool {
+        self.leads().role != Role::Follower && !self.is_retired()
     }
 
     /// Whether this replica is a quorum by itself: nobody else can lead, and there are no answers
@@ -150,6 +158,15 @@ impl RaftGroup {
     /// the licence with it.
     pub(crate) fn end_acting(&self, term: u64) {
         self.ended_term.store(term, Ordering::Relaxed);
+    }
+
+    /// Ends this replica's part in its group for good, ahead of its Raft: the disk failed.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed) || !self.log.is_sound()
     }
 
     /// Whether a leader has told this replica what is committed since it started.
@@ -172,6 +189,9 @@ impl RaftGroup {
 
     /// Answers a peer's call; `None` refuses it.
     pub(crate) async fn serve(&self, kind: RpcKind, body: Bytes) -> Option<Bytes> {
+        if self.is_retired() {
+            return None;
+        }
         match kind {
             RpcKind::Append => {
                 let answer = self.raft.append_entries(rpc::decode(&body)?).await.ok()?;

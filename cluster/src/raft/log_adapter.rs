@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use heliograph_storage::{Error, GroupId, LogEntry, LogStore, Position};
+use heliograph_storage::{Error, GroupId, Health, LogEntry, LogStore, Position};
 use openraft::{
     EntryPayload, LogState, RaftLogReader,
     entry::RaftEntry,
@@ -64,6 +64,11 @@ impl GroupLog {
     /// The last index the log holds or has purged.
     pub(crate) fn last_index(&self) -> Option<u64> {
         self.store.group(self.group).last.map(|position| position.index)
+    }
+
+    /// Whether the log still takes writes.
+    pub(crate) fn is_sound(&self) -> bool {
+        matches!(self.store.health(), Health::Sound)
     }
 
     /// Appends entries of a term that no Raft ever had, as if `raft_id` had led it: see

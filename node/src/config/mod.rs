@@ -248,8 +248,9 @@ pub(crate) struct LogSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        // openraft tells at info what we tell in our own words.
-        Self { level: "info,openraft=warn".to_owned(), format: LogFormat::default() }
+        // openraft tells at info what we tell in our own words, and warns twice a second and group of
+        // every peer that is away.
+        Self { level: "info,openraft=error".to_owned(), format: LogFormat::default() }
     }
 }
 

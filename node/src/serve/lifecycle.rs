@@ -1,6 +1,6 @@
 //! A node from its first to its last moment.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use heliograph_api::{Server, StartError as ServerStartError, server::Security};
@@ -9,7 +9,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::parts;
+use super::{
+    disk::{self, Probe},
+    parts,
+};
 use crate::{
     config::Config,
     data_dir::DataDir,
@@ -42,7 +45,7 @@ struct Running {
     stopping: CancellationToken,
     upkeep: JoinHandle<()>,
     /// Held for as long as anything may write there.
-    _data_dir: DataDir,
+    _data_dir: Arc<DataDir>,
 }
 
 /// How serving ended.
@@ -51,6 +54,23 @@ enum End {
     Asked,
     /// By itself.
     Failed(NodeFailure),
+    /// The disk failed, and is well again.
+    DiskWell {
+        /// How often in a row the process has begun anew.
+        begun: u32,
+    },
+}
+
+/// What the process does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Ends.
+    End,
+    /// Begins anew: what was in memory is not trusted after a disk's error.
+    BeginAnew {
+        /// How often in a row it has done so.
+        begun: u32,
+    },
 }
 
 /// Serves until a signal, the parent's end, or a failure.
@@ -58,11 +78,11 @@ pub(super) async fn run(
     config: &Config,
     recorder: PrometheusHandle,
     parent: Option<CancellationToken>,
-) -> Result<(), Failure> {
+) -> Result<Next, Failure> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let running = tokio::select! {
         biased; // who is stopped while starting need not start
-        () = asked_to_end(&mut signals, parent.as_ref()) => return Ok(()),
+        () = asked_to_end(&mut signals, parent.as_ref()) => return Ok(Next::End),
         running = start(config, recorder) => running?,
     };
     let end = serve(&running, config, &mut signals, parent.as_ref()).await;
@@ -74,7 +94,20 @@ pub(super) async fn run(
                 return Err(Failure::new(Reason::Interrupted, LifecycleError::Interrupted));
             };
             tracing::info!("stopped");
-            Ok(())
+            Ok(Next::End)
+        }
+        End::DiskWell { begun } => {
+            tracing::info!("the disk is well: beginning anew");
+            running.stopping.cancel();
+            // Clients are told to go on elsewhere meanwhile.
+            let close = async {
+                running.server.stopped().await;
+                running.node.shutdown(Duration::ZERO).await;
+            };
+            if tokio::time::timeout(FAILED_CLOSE, close).await.is_err() {
+                tracing::warn!("the node did not close in time");
+            }
+            Ok(Next::BeginAnew { begun })
         }
         End::Failed(failure) => {
             running.stopping.cancel();
@@ -96,14 +129,12 @@ async fn start(config: &Config, recorder: PrometheusHandle) -> Result<Running, F
     );
     // The cheap and likely failures first: addresses, then the disk.
     let admin = parts::admin_port(config)?;
-    let data_dir = parts::data_dir(config)?;
+    let opening = config.clone();
+    let data_dir = disk::when_well(config, move || parts::data_dir(&opening)).await?;
+    let data_dir = Arc::new(data_dir);
     let network = parts::network(config, &data_dir)?;
-    let opening = config.storage.clone();
-    let (storages, data_dir) = tokio::task::spawn_blocking(move || {
-        parts::storages(&opening, &data_dir).map(|storages| (storages, data_dir))
-    })
-    .await
-    .context("opening the stores panicked")??;
+    let (opening, dir) = (config.storage.clone(), Arc::clone(&data_dir));
+    let storages = disk::when_well(config, move || parts::storages(&opening, &dir)).await?;
     let node = Node::start(parts::cluster(config), storages, network, Surroundings::system())
         .await
         .map_err(not_started)?;
@@ -127,6 +158,7 @@ async fn serve(
     parent: Option<&CancellationToken>,
 ) -> End {
     let mut becoming_ready = Some(Box::pin(running.node.ready()));
+    let mut disk_well = std::pin::pin!(recovered(running, config));
     let mut notice = Instant::now() + NOT_READY_NOTICE;
     loop {
         tokio::select! {
@@ -138,6 +170,7 @@ async fn serve(
             },
             () = ended(parent) => return End::Asked,
             failure = running.node.failed() => return End::Failed(failure),
+            begun = &mut disk_well => return End::DiskWell { begun },
             ready = pending_unless(&mut becoming_ready) => {
                 becoming_ready = None;
                 if let Err(failure) = ready {
@@ -152,6 +185,17 @@ async fn serve(
             }
         }
     }
+}
+
+/// Waits until the disk has failed and is well again; answers how often in a row the process has
+/// begun anew.
+async fn recovered(running: &Running, config: &Config) -> u32 {
+    let began = Instant::now();
+    let why = running.node.disk_failed().await;
+    tracing::error!(%why, "fail-safe: clients are served through the other nodes");
+    let begun = disk::begun_anew(began.elapsed());
+    Probe::of(config, begun).until_well().await;
+    begun
 }
 
 impl Running {

@@ -2,9 +2,11 @@
 //!
 //! - [`parts`]: opens what a node is made of, each with its own way to fail.
 //! - [`parent`]: ends with the process that started it, where that was asked.
+//! - [`disk`]: whether the disk is well, and what is done until it is.
 //! - [`host`]: what operators hear of the machine.
 //! - [`lifecycle`]: from the first to the last moment.
 
+mod disk;
 mod host;
 mod lifecycle;
 mod parent;
@@ -43,5 +45,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let outcome = runtime.block_on(lifecycle::run(&config, recorder, parent));
     // What still runs is blocking work that was told to end; it is not waited for.
     runtime.shutdown_background();
-    outcome.map_err(Failure::log)
+    match outcome {
+        Ok(lifecycle::Next::End) => Ok(()),
+        Ok(lifecycle::Next::BeginAnew { begun }) => Err(disk::begin_anew(begun).log()),
+        Err(failure) => Err(failure.log()),
+    }
 }

@@ -139,6 +139,7 @@ pub(super) fn cluster(config: &Config) -> cluster::Config {
     cluster.replicas = config.cluster.replicas;
     cluster.replace_after = config.cluster.replace_after;
     cluster.host = Arc::new(Machine::new(&config.node.data_dir));
+    cluster.disk_free_min = config.storage.disk_free_min.bytes();
     cluster.checkpoint.age_max = config.storage.checkpoint_age;
     cluster.checkpoint.snapshot_age_max = config.storage.snapshot_age;
     cluster.checkpoint.snapshot_log_bytes = config.storage.snapshot_log_size.bytes();

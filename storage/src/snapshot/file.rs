@@ -9,17 +9,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{
     engine::Engine,
     medium::{Listed, Medium, Part, ReadAt, io_error},
     store::{SnapshotInfo, SnapshotReceiver, SnapshotStore},
 };
-use crate::{Error, Frozen, GroupId, GroupState};
+use crate::{Error, Frozen, GroupId, GroupState, Health};
 
 /// Snapshot files in a directory.
 pub struct FileSnapshots {
     engine: Arc<Engine>,
+    /// The first write or sync that failed.
+    failed: Mutex<Option<Error>>,
 }
 
 impl FileSnapshots {
@@ -28,7 +31,15 @@ impl FileSnapshots {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(|error| io_error("create", dir, error))?;
         let medium = FileMedium { dir: dir.to_path_buf() };
-        Ok(Self { engine: Arc::new(Engine::open(Box::new(medium))?) })
+        let engine = Arc::new(Engine::open(Box::new(medium))?);
+        Ok(Self { engine, failed: Mutex::new(None) })
+    }
+
+    fn note(&self, error: &Error) {
+        if matches!(error, Error::Io { .. }) {
+            tracing::error!(%error, "a snapshot could not be written: this disk is not trusted");
+            self.failed.lock().get_or_insert(error.clone());
+        }
     }
 }
 
@@ -38,7 +49,7 @@ impl SnapshotStore for FileSnapshots {
     }
 
     fn write(&self, state: &GroupState, frozen: Frozen) -> Result<SnapshotInfo, Error> {
-        self.engine.write(state, frozen)
+        self.engine.write(state, frozen).inspect_err(|error| self.note(error))
     }
 
     fn read_chunk(&self, info: &SnapshotInfo, offset: u64, len: usize) -> Result<Bytes, Error> {
@@ -51,7 +62,7 @@ impl SnapshotStore for FileSnapshots {
         applied: Bytes,
         bytes: u64,
     ) -> Result<Box<dyn SnapshotReceiver>, Error> {
-        self.engine.receive(group, applied, bytes)
+        self.engine.receive(group, applied, bytes).inspect_err(|error| self.note(error))
     }
 
     fn install(&self, state: &GroupState, info: &SnapshotInfo) -> Result<(), Error> {
@@ -64,6 +75,10 @@ impl SnapshotStore for FileSnapshots {
 
     fn remove(&self, group: GroupId) {
         self.engine.remove(group);
+    }
+
+    fn health(&self) -> Health {
+        self.failed.lock().clone().map_or(Health::Sound, Health::FailSafe)
     }
 }
 

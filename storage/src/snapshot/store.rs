@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Error, Frozen, GroupId, GroupState};
+use crate::{Error, Frozen, GroupId, GroupState, Health};
 
 /// The most bytes one [`SnapshotStore::read_chunk`] answers: a few frames of the bulk connection.
 pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -54,6 +54,11 @@ pub trait SnapshotStore: Send + Sync + 'static {
 
     /// Removes the group's snapshot, for a replica that moved away.
     fn remove(&self, group: GroupId);
+
+    /// Whether the disk still takes snapshots: not after a write or sync of one failed.
+    fn health(&self) -> Health {
+        Health::Sound
+    }
 }
 
 /// A snapshot that arrives in chunks. Dropped unfinished, it leaves nothing.
