@@ -19,6 +19,10 @@ use heliograph_storage::{
     SledConfig, SledStore, SnapshotStore, StateOpen, StateStore,
 };
 
+/// What the child reports as durable, and where it lies.
+const STATE: &str = "state";
+const SNAPSHOTS: &str = "snapshots";
+
 /// Tells the child where to work.
 const DIR_VARIABLE: &str = "HELIOGRAPH_STATE_KILL_DIR";
 
@@ -91,7 +95,10 @@ fn child() {
                 state.commit(frozen).unwrap();
             }
             let mut stdout = std::io::stdout().lock();
-            writeln!(stdout, "durable {} {last}", state.group().0).unwrap();
+            if checkpoint % SNAPSHOT_CHECKPOINTS == 3 {
+                writeln!(stdout, "{SNAPSHOTS} {} {last}", state.group().0).unwrap();
+            }
+            writeln!(stdout, "{STATE} {} {last}", state.group().0).unwrap();
             stdout.flush().unwrap();
         }
     }
@@ -103,19 +110,19 @@ fn command(dir: &Path) -> Command {
     command
 }
 
-/// Runs the child until it has reported `reports` checkpoints, kills it, and answers the last one
-/// reported of each group.
-fn run_and_kill(mut command: Command, reports: usize) -> BTreeMap<u32, u64> {
+/// Runs the child until it has reported `reports` times that `what` is durable, kills it, and answers
+/// the last one reported of each group.
+fn run_and_kill(mut command: Command, what: &str, reports: usize) -> BTreeMap<u32, u64> {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
     let mut durable = BTreeMap::new();
     let mut seen = 0;
     for line in lines {
         // The test harness may have begun the line.
-        let Some((_, report)) = line.split_once("durable ") else {
+        let Some((_, report)) = line.split_once(what) else {
             continue;
         };
-        let (group, applied) = report.split_once(' ').unwrap();
+        let (group, applied) = report.trim_start().split_once(' ').unwrap();
         durable.insert(group.parse().unwrap(), applied.parse().unwrap());
         seen += 1;
         if seen == reports {
@@ -131,7 +138,7 @@ fn run_and_kill(mut command: Command, reports: usize) -> BTreeMap<u32, u64> {
 fn checkpoints_and_snapshots_survive_kill() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..ROUNDS {
-        let durable = run_and_kill(command(dir.path()), 1 + (round * 7 % 23) as usize);
+        let durable = run_and_kill(command(dir.path()), STATE, 1 + (round * 7 % 23) as usize);
         let (store, snapshots) = open(dir.path());
         assert!(matches!(store.health(), heliograph_storage::Health::Sound));
         for group in GROUPS {
@@ -167,15 +174,21 @@ fn build_preload(dir: &Path) -> PathBuf {
 
 /// Runs the child over a directory of which only what was synced survives its end, and puts that in
 /// the directory's place.
-fn run_and_cut(dir: &Path, preload: &Path, reports: usize, swallow: &str) -> BTreeMap<u32, u64> {
-    let (state, shadow) = (dir.join("state"), dir.join("shadow"));
+fn run_and_cut(
+    dir: &Path,
+    preload: &Path,
+    what: &str,
+    reports: usize,
+    swallow: &str,
+) -> BTreeMap<u32, u64> {
+    let (state, shadow) = (dir.join(what), dir.join("shadow"));
     fs::create_dir_all(&state).unwrap();
     fs::create_dir_all(&shadow).unwrap();
     let mut command = command(dir);
     command.env("LD_PRELOAD", preload);
     command.env("POWERCUT_DIR", &state).env("POWERCUT_SHADOW", &shadow);
     command.env("POWERCUT_SWALLOW", swallow);
-    let durable = run_and_kill(command, reports);
+    let durable = run_and_kill(command, what, reports);
     fs::remove_dir_all(&state).unwrap();
     fs::create_dir(&state).unwrap();
     let names = fs::read_to_string(shadow.join("names")).unwrap();
@@ -196,7 +209,7 @@ fn checkpoints_survive_power_cuts() {
     let preload = build_preload(dir.path());
     for round in 0..ROUNDS {
         let reports = 1 + (round * 11 % 29) as usize;
-        let durable = run_and_cut(dir.path(), &preload, reports, "");
+        let durable = run_and_cut(dir.path(), &preload, STATE, reports, "");
         let (store, _) = open(dir.path());
         for group in GROUPS {
             let state = GroupState::open(store.clone(), group).unwrap();
@@ -213,8 +226,25 @@ fn checkpoints_survive_power_cuts() {
 fn checkpoints_without_sync_are_lost_by_a_power_cut() {
     let dir = tempfile::tempdir().unwrap();
     let preload = build_preload(dir.path());
-    let durable = run_and_cut(dir.path(), &preload, 20, "fdatasync");
+    let durable = run_and_cut(dir.path(), &preload, STATE, 20, "fdatasync");
     let (store, _) = SledStore::open(&dir.path().join("state"), SledConfig::default()).unwrap();
     let state = GroupState::open(Arc::new(store), GROUPS[0]).unwrap();
     assert!(decode(state.durable_applied()) < durable[&GROUPS[0].0]);
+}
+
+/// The log is purged up to a snapshot: one that was reported must be there under its name.
+#[test]
+fn snapshots_survive_power_cuts() {
+    let dir = tempfile::tempdir().unwrap();
+    let preload = build_preload(dir.path());
+    for round in 0..3 {
+        let durable = run_and_cut(dir.path(), &preload, SNAPSHOTS, 2 + round, "");
+        let (_, snapshots) = open(dir.path());
+        for (group, reported) in durable {
+            let info = snapshots.current(GroupId(group)).expect("it was reported");
+            let applied = decode(Some(info.applied.clone()));
+            assert!(applied >= reported, "round {round}: {applied} of {reported}");
+            snapshots.verify(&info).unwrap();
+        }
+    }
 }

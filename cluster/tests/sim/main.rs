@@ -138,6 +138,23 @@ fn sim_a_dead_leaders_shards_are_led_again_within_a_second() {
     });
 }
 
+/// Delivery of one mailbox is never in two hands: a leader that nobody answers any more has lost its
+/// licence before another one gets it, though it still takes itself for the leader.
+#[test]
+fn sim_a_leader_that_is_cut_off_acts_no_more_when_another_does() {
+    for_each_seed(0..10, |seed| {
+        simulate(seed, |seed| async move {
+            let world = World::start(seed).await;
+            world.balanced().await;
+            world.fabric.isolate(world::node_id(0));
+            world.check_licences(Duration::from_secs(8)).await;
+            // The others did take over: there was something to be seen.
+            world.led_again().await;
+            world.check_single_leaders();
+        });
+    });
+}
+
 #[test]
 fn sim_a_cluster_comes_back_from_a_crash_of_all_nodes() {
     for_each_seed(0..10, |seed| {

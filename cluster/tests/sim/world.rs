@@ -427,6 +427,19 @@ impl World {
         }
     }
 
+    /// For `span`, at no moment have two nodes the licence to act for one shard.
+    pub(crate) async fn check_licences(&self, span: Duration) {
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            for shard in (0..SHARDS).map(ShardId) {
+                let replicas = self.replicas(shard);
+                let licensed = replicas.iter().filter(|replica| replica.fence().is_some()).count();
+                assert!(licensed <= 1, "seed {}: {licensed} act for {shard:?}", self.seed);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// At most one node acts for a shard in a term.
     pub(crate) fn check_single_leaders(&self) {
         for shard in (0..SHARDS).map(ShardId) {
