@@ -18,6 +18,9 @@ use support::{Run, assert_good};
 const EXPECTATION: Expectation =
     Expectation { nodes: 3, window: Duration::from_secs(60), pause_max: Duration::from_secs(15) };
 
+/// What makes syncs take the time a disk takes.
+const SLOW_SYNC: &str = "sync * delay=12";
+
 /// One power cut of one node, then one of all nodes at once, in each round: what each leaves of what
 /// was not synced is decided by chance.
 #[tokio::test(flavor = "multi_thread")]
@@ -25,6 +28,10 @@ async fn power_cuts_lose_nothing_accepted_on_any_replica() -> Result<()> {
     let mut run = Run::begin(1);
     let mut trial =
         Trial::start(Options::three_faulty("power", run.seed), Config::modest()).await?;
+    // Syncs as slow as a real disk's: a cut finds writes that wait for one.
+    for node in [1, 2, 3] {
+        trial.cluster.disk(node)?.fail(SLOW_SYNC)?;
+    }
     for _ in 0..run.rounds {
         for nodes in [vec![run.rng.random_range(1..=3)], vec![1, 2, 3]] {
             // Any moment: also between two checkpoints, in a snapshot, at the roll of a segment.
