@@ -110,6 +110,8 @@ pub struct Config {
     pub disk_free_min: u64,
     /// What the process knows of itself, for operators.
     pub host: Arc<dyn Host>,
+    /// The WebSocket address of this very node, for clients of a node that goes away.
+    pub client_url: Option<String>,
 }
 
 impl Config {
@@ -127,6 +129,7 @@ impl Config {
             checkpoint: CheckpointConfig::default(),
             disk_free_min: 0,
             host: Arc::new(NoHost),
+            client_url: None,
         }
     }
 

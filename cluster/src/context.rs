@@ -20,6 +20,7 @@ use crate::{
     detector::Detector,
     fail_safe::{Fitness, disk_failure},
     model::ShardId,
+    neighbours::{About, Neighbours, Stance},
     raft::{GroupCore, GroupKind, GroupLog, RaftGroup, raft_id},
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
@@ -86,6 +87,12 @@ pub(crate) struct Context {
     pub(crate) peer_clocks: Mutex<BTreeMap<NodeId, (u64, Instant)>>,
     /// What the controller of this node is asked, and what it tells.
     pub(crate) controller: ControllerPort,
+    /// What peers said of themselves.
+    pub(crate) neighbours: Neighbours,
+    /// A random number of this process.
+    pub(crate) boot: u64,
+    /// When this process began.
+    pub(crate) started: Instant,
     /// Leaderships this node is handing over.
     pub(crate) transfers: Mutex<BTreeMap<GroupId, Transfer>>,
     pub(crate) failure: watch::Sender<Option<NodeFailure>>,
@@ -170,6 +177,31 @@ impl Context {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// How long this process runs.
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What this node says of itself in a beat.
+    pub(crate) fn about(&self) -> About {
+        let stance = match self.not_ready_reason() {
+            _ if self.is_draining() => Stance::Draining,
+            None => Stance::Ready,
+            Some(_) => Stance::Unready,
+        };
+        About {
+            boot: self.boot,
+            uptime_ms: self.uptime_ms(),
+            stance,
+            client_url: self.config.client_url.clone(),
+        }
+    }
+
+    /// Whether `node` may be handed a leadership: it lives and stays.
+    pub(crate) fn may_lead(&self, node: NodeId) -> bool {
+        self.detector.lock().is_live(node) && !self.neighbours.is_draining(node)
     }
 
     /// How many shards have no leader that this node knows of.

@@ -53,3 +53,7 @@ pub(crate) const LIVE_DROPPED_TOTAL: &str = "heliograph_cluster_live_dropped_fra
 pub(crate) const KEY_HITS_TOTAL: &str = "heliograph_cluster_key_lease_hits_total";
 /// API keys asked of their shard.
 pub(crate) const KEY_MISSES_TOTAL: &str = "heliograph_cluster_key_lease_misses_total";
+/// Tickets written for connections of this node, which goes away.
+pub(crate) const TICKETS_ISSUED_TOTAL: &str = "heliograph_cluster_tickets_issued_total";
+/// Tickets presented to this node, by outcome.
+pub(crate) const TICKETS_TOTAL: &str = "heliograph_cluster_tickets_total";

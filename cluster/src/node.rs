@@ -1,9 +1,6 @@
 //! One node of the cluster: composes log, state, network, Raft groups, actors and delivery.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use heliograph_transport::Network;
 use parking_lot::Mutex;
@@ -23,7 +20,7 @@ use crate::{
     context::{Context, META, NodeFailure},
     delivery::Delivery,
     detector::Detector,
-    formation,
+    drain, formation,
     node_handler::NodeHandler,
     placement::Progress,
     raft::GroupKind,
@@ -72,6 +69,7 @@ impl Node {
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
         config.validate()?;
+        let boot = surroundings.random();
         let context = Arc::new(Context {
             raft_config: config.raft_config(),
             config,
@@ -85,6 +83,9 @@ impl Node {
             detector: Mutex::new(Detector::default()),
             peer_clocks: Mutex::default(),
             controller: ControllerPort::default(),
+            neighbours: Default::default(),
+            boot,
+            started: Instant::now(),
             transfers: Mutex::default(),
             failure: watch::Sender::new(None),
             fitness: Default::default(),
@@ -201,13 +202,24 @@ impl Node {
         self.context.fitness.failure().await
     }
 
-    /// Hands leadership away and stops: Raft, actors, network, then the log. Takes `patience` at
-    /// most for the leadership, and a little more for the rest.
+    /// Begins to go away: the node is not ready any more, nobody hands it a leadership, and those
+    /// it has move to nodes that stay. Answers when they have, or `patience` is over. Clients are
+    /// still served, and connections stay.
+    pub async fn drain(&self, patience: Duration) {
+        drain::begin(&self.context);
+        let left = drain::hand_over(&self.context, Instant::now() + patience).await;
+        if left > 0 {
+            tracing::warn!(left, "leaderships did not move in time: the others will elect");
+        }
+    }
+
+    /// Drains what is not drained yet and stops: connections' last words, Raft, actors, network,
+    /// then the log. Takes `patience` at most for the leaderships and as long for the last words,
+    /// and a little more for the rest.
     pub async fn shutdown(self, patience: Duration) {
         let context = &self.context;
-        context.is_draining.store(true, Ordering::Relaxed);
-        self.delivery.drain();
-        self.hand_over(Instant::now() + patience).await;
+        self.drain(patience).await;
+        self.delivery.drain(patience).await;
         context.stopping.cancel();
         for group in context.all_groups() {
             // A failed disk takes no checkpoint.
@@ -229,36 +241,6 @@ impl Node {
         self.tasks.close();
         self.tasks.wait().await;
         context.storages.log.close();
-    }
-
-    async fn hand_over(&self, deadline: Instant) {
-        /// How often to look whether the heirs have taken over.
-        const LOOK: Duration = Duration::from_millis(50);
-        while Instant::now() < deadline {
-            let mut led = 0;
-            for group in self.context.all_groups() {
-                if group.leads().leader != Some(self.context.local()) {
-                    continue;
-                }
-                if let Some(heir) = self.heir(&group) {
-                    led += 1;
-                    election::transfer_if_ready(&self.context, &group, heir).await;
-                }
-            }
-            if led == 0 {
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    fn heir(&self, group: &crate::raft::RaftGroup) -> Option<heliograph_transport::NodeId> {
-        let detector = self.context.detector.lock();
-        let voters = group.raft.voter_ids().map(crate::raft::node_of);
-        let mut heirs: Vec<_> = voters.filter(|node| detector.is_live(*node)).collect();
-        heirs.retain(|node| *node != self.context.local());
-        let count = heirs.len();
-        (count > 0).then(|| heirs[group.id.0 as usize % count])
     }
 }
 

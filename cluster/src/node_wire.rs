@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes};
 use heliograph_transport::NodeId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{envelope, model::ShardId};
+use crate::{envelope, model::ShardId, neighbours::About};
 
 /// The version of these messages.
 const VERSION: u8 = 1;
@@ -57,6 +57,8 @@ pub(crate) struct Beat {
     pub(crate) leads: Vec<(ShardId, u64)>,
     /// Whom the sender suspects.
     pub(crate) suspects: BTreeSet<NodeId>,
+    /// What the sender says of itself.
+    pub(crate) about: About,
 }
 
 /// Encodes with the envelope.
@@ -76,6 +78,7 @@ pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::neighbours::Stance;
 
     #[test]
     fn messages_read_back_and_strange_ones_do_not() {
@@ -83,9 +86,17 @@ mod tests {
             wall_ms: 1000,
             leads: vec![(ShardId(3), 7)],
             suspects: BTreeSet::from([NodeId(2)]),
+            about: About {
+                boot: 5,
+                uptime_ms: 6,
+                stance: Stance::Draining,
+                client_url: Some("w".into()),
+            },
         };
         let bytes = encode(&beat);
-        assert_eq!(bytes.as_ref(), [3, 1, 0x93, 0xCD, 3, 0xE8, 0x91, 0x92, 3, 7, 0x91, 2]);
+        let mut wanted = vec![3, 1, 0x94, 0xCD, 3, 0xE8, 0x91, 0x92, 3, 7, 0x91, 2, 0x94, 5, 6];
+        wanted.extend_from_slice(b"\xA8Draining\xA1w");
+        assert_eq!(bytes.as_ref(), wanted);
         let (kind, body) = envelope::open(bytes).unwrap();
         assert_eq!(kind, envelope::NODE);
         assert_eq!(decode::<Beat>(&body), Some(beat));

@@ -32,6 +32,39 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
+/// A one-use ticket: taken once, by the node it is for, in place of an API key. Never logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ResumeTicket(String);
+
+impl ResumeTicket {
+    /// The text, to be sent to its bearer.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes any text; what is no ticket is refused where it is used.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for ResumeTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ResumeTicket(…)")
+    }
+}
+
+/// Where a connection may go on when its node goes away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResumeHint {
+    /// The WebSocket address of a node that serves.
+    pub url: String,
+    /// Takes the place of the API key there, once.
+    pub ticket: ResumeTicket,
+    /// How long the ticket may be used.
+    pub expires_in: Duration,
+}
+
 /// Why the cluster did not do what a front door asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -258,6 +291,26 @@ pub trait Relay: Send + Sync + 'static {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Principal, RelayError>>;
 
+    /// Where a connection of `principal` goes on when this node goes away; `None` where no other
+    /// node is known to serve, or has an address of its own: then to any other, with its key.
+    fn farewell(&self, principal: &Principal) -> Option<ResumeHint>;
+
+    /// Takes a ticket, at once and without asking anybody. What the answer names may be shown its
+    /// mailbox by [`Relay::connect`], which checks the key; before anything is done in its name
+    /// [`Relay::confirm`] must have succeeded.
+    ///
+    /// # Errors
+    /// [`RelayError::Unauthenticated`] for a ticket that is not for this node, expired, used or
+    /// forged; [`RelayError::Unavailable`] where this node is in no cluster yet.
+    fn resume(&self, ticket: &ResumeTicket) -> Result<Principal, RelayError>;
+
+    /// Checks that the key behind a ticket still is one, as [`Relay::authenticate`] would.
+    fn confirm(
+        &self,
+        principal: &Principal,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), RelayError>>;
+
     /// Revokes the key of `principal` (all of the device's keys for [`RevokeScope::EveryKey`]), and answers once
     /// no node honours it any more. Live sockets get [`CloseReason::KeyRevoked`].
     fn revoke(
@@ -292,10 +345,13 @@ pub trait Relay: Send + Sync + 'static {
 
     /// Subscribes a connection to its device's mailbox: the backlog, then what arrives. `principal`
     /// comes from [`Relay::authenticate`]: the shard checks its key with every subscription, and a
-    /// connection of an unregistered device is told [`CloseReason::KeyRevoked`].
+    /// connection of an unregistered device is told [`CloseReason::KeyRevoked`]. `received` is what
+    /// the device got over an earlier connection and did not see acknowledged: it is not pushed
+    /// again, and may be acknowledged over this one.
     fn connect(
         &self,
         principal: &Principal,
+        received: &[(Priority, u64)],
         window: Window,
         sink: Arc<dyn PushSink>,
     ) -> Arc<dyn Session>;

@@ -115,10 +115,15 @@ pub(crate) async fn balance_leaders(context: &Context) {
         let Some(placement) = topology.placement_of(group.id) else { continue };
         let heir = {
             let detector = context.detector.lock();
-            let is_live = |node| node == context.local() || detector.is_live(node);
+            let is_live = |node| {
+                let lives = node == context.local() || detector.is_live(node);
+                lives && !context.neighbours.is_draining(node)
+            };
             heir(&topology, placement, context.local(), is_live)
         };
-        if let Some(heir) = heir {
+        if let Some(heir) = heir
+            && context.may_lead(heir)
+        {
             transfer_if_ready(context, &group, heir).await;
         }
     }
@@ -167,19 +172,20 @@ pub(crate) async fn transfer_if_ready(context: &Context, group: &RaftGroup, heir
         return;
     }
     let raft_id = context.raft_id_of(heir, group.id);
-    if !group.raft.voter_ids().any(|voter| voter == raft_id) {
-        return;
-    }
-    let is_caught_up = {
-        let metrics = group.raft.data_metrics();
-        let metrics = metrics.borrow_watched();
-        let last = metrics.last_log.map_or(0, |log_id| log_id.index);
-        let matched = metrics.replication.as_ref().and_then(|all| all.get(&raft_id).copied());
-        matched.flatten().is_some_and(|matched| matched.index + BALANCE_LAG_MAX >= last)
-    };
-    if is_caught_up {
+    let votes = group.raft.voter_ids().any(|voter| voter == raft_id);
+    if votes && is_caught_up(context, group, heir) {
         transfer(context, group, heir, leads.term).await;
     }
+}
+
+/// Whether `node`'s replica lacks little of what this leader has.
+pub(crate) fn is_caught_up(context: &Context, group: &RaftGroup, node: NodeId) -> bool {
+    let raft_id = context.raft_id_of(node, group.id);
+    let metrics = group.raft.data_metrics();
+    let metrics = metrics.borrow_watched();
+    let last = metrics.last_log.map_or(0, |log_id| log_id.index);
+    let matched = metrics.replication.as_ref().and_then(|all| all.get(&raft_id).copied());
+    matched.flatten().is_some_and(|matched| matched.index + BALANCE_LAG_MAX >= last)
 }
 
 async fn transfer(context: &Context, group: &RaftGroup, heir: NodeId, term: u64) {
@@ -207,10 +213,12 @@ pub(crate) async fn push_transfers(context: &Context) {
             continue;
         }
         let voters = group.raft.voter_ids().map(node_of);
-        let heirs: Vec<NodeId> = {
+        let mut heirs: Vec<NodeId> = {
             let detector = context.detector.lock();
             voters.filter(|node| detector.is_live(*node)).collect()
         };
+        // Those that stay first.
+        heirs.sort_by_key(|node| context.neighbours.is_draining(*node));
         if heirs.contains(&begun.heir) && begun.since.elapsed() < TRANSFER_PATIENCE {
             continue;
         }

@@ -10,7 +10,7 @@ use super::election;
 use crate::{
     context::Context,
     detector::{BEAT_INTERVAL, Verdict},
-    fail_safe, metrics,
+    drain, fail_safe, metrics,
     node_wire::{self, Beat},
     shard_handle::Role,
 };
@@ -67,6 +67,10 @@ impl Actor for PulseActor {
         }
         send_beat(&state.context);
         election::push_transfers(&state.context).await;
+        if state.context.is_draining() {
+            // One may have come by an election.
+            drain::hand_over(&state.context, Instant::now()).await;
+        }
         state.beats += 1;
         if state.beats.is_multiple_of(BALANCE_BEATS) {
             election::balance_leaders(&state.context).await;
@@ -82,6 +86,7 @@ pub(crate) fn take_beat(context: &Arc<Context>, from: NodeId, beat: Beat) {
     for (shard, term) in beat.leads {
         context.leaders.learn(shard, term, from);
     }
+    context.neighbours.heard(from, beat.about, now);
     let verdict = context.detector.lock().beat(from, beat.suspects, now);
     follow(context, verdict);
 }
@@ -154,7 +159,12 @@ pub(crate) fn send_beat(context: &Context) {
     if context.fitness.is_unfit() && leads_nothing {
         suspects.insert(context.local());
     }
-    let beat = Beat { wall_ms: context.surroundings.clock.wall_ms(), leads, suspects };
+    let beat = Beat {
+        wall_ms: context.surroundings.clock.wall_ms(),
+        leads,
+        suspects,
+        about: context.about(),
+    };
     let beat = node_wire::encode(&beat);
     for (peer, _) in context.peers() {
         // A peer that is away hears the next one.

@@ -13,16 +13,17 @@ use super::{
     router::{Kind, Router},
     service::{ACK_ITEMS_MAX, WAIT_MAX},
     sessions::Sessions,
+    tickets::Tickets,
     wire::{KeyRecord, RelayAnswer, RelayRequest},
 };
 use crate::{
     Accepted, AckItem, ApiKey, CloseReason, Condition, Fetch, LiveFrame, LiveOutcome, Outgoing,
-    Principal, Push, PushSink, Registration, Relay, RelayError, RelayStatus, RevokeScope, Session,
-    Settings, Window,
+    Principal, Push, PushSink, Registration, Relay, RelayError, RelayStatus, ResumeHint,
+    ResumeTicket, RevokeScope, Session, Settings, Window,
     context::Context,
     machine::{Enqueue, Outcome, Register},
     metrics,
-    model::{CONTENT_BYTES_MAX, DeviceId, Message},
+    model::{CONTENT_BYTES_MAX, DeviceId, Message, Priority, Slot},
 };
 
 /// How often a key's id may be taken by another device of the slot: with 64 random bits once is
@@ -38,6 +39,7 @@ pub(crate) struct ClusterHandle {
     pub(super) router: Arc<Router>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) live: Arc<Live>,
+    pub(super) tickets: Tickets,
     pub(super) context: Arc<Context>,
 }
 
@@ -78,20 +80,27 @@ impl ClusterHandle {
 
     async fn check_key(&self, key: KeyParts, deadline: Instant) -> Result<Principal, RelayError> {
         let topology = self.router.topology()?;
-        let secret_key = &topology.settings.secret_key;
-        let principal = |record: KeyRecord| {
-            if !key.is(&record, secret_key) {
-                return Err(RelayError::Unauthenticated);
-            }
-            Ok(Principal { device: record.device, key_id: key.key_id })
-        };
-        let (slot, key_id) = (key.slot, key.key_id);
+        let record = self.find_key(key.slot, key.key_id, deadline).await?;
+        if !key.is(&record, &topology.settings.secret_key) {
+            return Err(RelayError::Unauthenticated);
+        }
+        Ok(Principal { device: record.device, key_id: key.key_id })
+    }
+
+    /// What the shard keeps of a key, from the cache or from the shard.
+    pub(super) async fn find_key(
+        &self,
+        slot: Slot,
+        key_id: u64,
+        deadline: Instant,
+    ) -> Result<KeyRecord, RelayError> {
+        let topology = self.router.topology()?;
         let keys = &self.sessions.keys;
         if let Some((record, shard, grant)) = keys.get(slot, key_id)
             && self.sessions.counts(shard, grant)
         {
             ::metrics::counter!(metrics::KEY_HITS_TOTAL).increment(1);
-            return principal(record);
+            return Ok(record);
         }
         ::metrics::counter!(metrics::KEY_MISSES_TOTAL).increment(1);
         let shard = topology.shard_of(slot);
@@ -104,7 +113,7 @@ impl ClusterHandle {
                 return Err(RelayError::Unavailable);
             };
             let Some(record) = record else { return Err(RelayError::Unauthenticated) };
-            let Some(lease) = lease else { return principal(record) };
+            let Some(lease) = lease else { return Ok(record) };
             let grant = Grant { node: routed.node, lease, term };
             if !self.sessions.granted(shard, grant, routed.asked) {
                 continue;
@@ -113,7 +122,7 @@ impl ClusterHandle {
             let under = (shard, grant);
             let kept = keys.keep((slot, key_id), record.clone(), under, revocations, counts);
             if kept == Kept::Yes {
-                return principal(record);
+                return Ok(record);
             }
         }
         Err(RelayError::Unavailable)
@@ -237,6 +246,22 @@ impl Relay for ClusterHandle {
         }
     }
 
+    fn farewell(&self, principal: &Principal) -> Option<ResumeHint> {
+        self.hint(principal)
+    }
+
+    fn resume(&self, ticket: &ResumeTicket) -> Result<Principal, RelayError> {
+        self.take_ticket(ticket)
+    }
+
+    fn confirm(
+        &self,
+        principal: &Principal,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), RelayError>> {
+        Box::pin(self.confirm_key(principal.clone(), deadline))
+    }
+
     fn revoke(
         &self,
         principal: &Principal,
@@ -279,6 +304,7 @@ impl Relay for ClusterHandle {
     fn connect(
         &self,
         principal: &Principal,
+        received: &[(Priority, u64)],
         window: Window,
         sink: Arc<dyn PushSink>,
     ) -> Arc<dyn Session> {
@@ -286,7 +312,8 @@ impl Relay for ClusterHandle {
             CloseReason::NodeRestarts
         } else {
             let connected_ms = self.context.surroundings.clock.wall_ms();
-            let session = self.sessions.connect(principal, window, Arc::clone(&sink), connected_ms);
+            let sink = Arc::clone(&sink);
+            let session = self.sessions.connect(principal, received, window, sink, connected_ms);
             match session {
                 Some(session) => return session,
                 None => CloseReason::TryAgainLater,
@@ -335,7 +362,7 @@ impl Relay for ClusterHandle {
 struct Refused;
 
 impl Session for Refused {
-    fn written(&self, _items: &[(crate::model::Priority, u64)]) {}
+    fn written(&self, _items: &[(Priority, u64)]) {}
 
     fn acknowledge(&self, _items: &[AckItem]) -> u32 {
         0

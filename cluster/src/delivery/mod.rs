@@ -5,6 +5,7 @@
 //! has the [`service::Service`] with its mailbox actors and the [`leases::Leases`] it granted.
 //! Every node is both; they speak [`wire`] with each other, over the network or directly.
 
+mod farewell;
 mod fingerprint;
 mod handle;
 mod keys;
@@ -20,9 +21,13 @@ mod service_grants;
 mod session_core;
 mod sessions;
 mod shard_link;
+mod tickets;
 pub(crate) mod wire;
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use handle::ClusterHandle;
@@ -31,6 +36,7 @@ use live::Live;
 use router::Router;
 use service::{NoticeSink, Service, ServiceParts};
 use sessions::{SessionParts, Sessions};
+use tickets::Tickets;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wire::{RelayNotice, RelayRequest};
@@ -87,6 +93,7 @@ impl Delivery {
             router,
             sessions: Arc::clone(&sessions),
             live: Arc::clone(&live),
+            tickets: Tickets::new(context.local(), context.boot),
             context: Arc::clone(context),
         });
         Arc::new(Self { service, sessions, live, handle, tasks, stopping })
@@ -97,9 +104,13 @@ impl Delivery {
         Arc::clone(&self.handle) as Arc<dyn Relay>
     }
 
-    /// The node is going away: connections are told to go elsewhere.
-    pub(crate) fn drain(&self) {
+    /// The node is going away: connections that are left are told to go elsewhere, and what they
+    /// acknowledged last is brought to its end, for `patience` at most.
+    pub(crate) async fn drain(&self, patience: Duration) {
         self.sessions.close_all(CloseReason::NodeRestarts);
+        if !self.sessions.last_words(patience).await {
+            tracing::info!("last acknowledgements are unconfirmed: their messages come again");
+        }
     }
 
     /// Ends all tasks and actors.

@@ -28,7 +28,8 @@ enum Stage {
 
 #[derive(Debug)]
 struct Item {
-    message_id: MessageId,
+    /// `None` for what the device named by its number alone.
+    message_id: Option<MessageId>,
     stage: Stage,
 }
 
@@ -62,6 +63,16 @@ pub(crate) struct SessionCore {
 }
 
 impl SessionCore {
+    /// For a connection whose device got `received` over an earlier one and did not see it
+    /// acknowledged.
+    pub(crate) fn with(received: &[Place]) -> Self {
+        let mut core = Self::default();
+        for place in received.iter().take(REMEMBERED_MAX) {
+            core.items.insert(*place, Item { message_id: None, stage: Stage::Delivered });
+        }
+        core
+    }
+
     /// Begins a new subscription: fills in what the connection already has.
     pub(crate) fn subscribe(&mut self, entry: &mut SubscribeEntry) {
         self.generation += 1;
@@ -148,7 +159,8 @@ impl SessionCore {
                     let bytes = u32::try_from(message.content.len()).unwrap_or(u32::MAX);
                     let message_id = message.message_id.clone();
                     self.by_id.insert(message_id.clone(), place);
-                    self.items.insert(place, Item { message_id, stage: Stage::InFlight(bytes) });
+                    let stage = Stage::InFlight(bytes);
+                    self.items.insert(place, Item { message_id: Some(message_id), stage });
                     true
                 });
                 self.shed();
@@ -241,10 +253,10 @@ impl SessionCore {
     }
 
     fn forget(&mut self, place: &Place) {
-        if let Some(item) = self.items.remove(place)
-            && self.by_id.get(&item.message_id) == Some(place)
+        if let Some(message_id) = self.items.remove(place).and_then(|item| item.message_id)
+            && self.by_id.get(&message_id) == Some(place)
         {
-            self.by_id.remove(&item.message_id);
+            self.by_id.remove(&message_id);
         }
     }
 

@@ -92,6 +92,8 @@ pub(crate) struct Sessions {
     links: Mutex<Links>,
     renewing: Mutex<BTreeSet<NodeId>>,
     closing: Mutex<Vec<(Arc<SessionEntry>, CloseReason)>>,
+    /// Connections that are gone, with acknowledgements that are not confirmed yet.
+    last_words: TaskTracker,
     pub(crate) keys: KeyCache,
     next_number: AtomicU64,
     myself: Weak<Self>,
@@ -108,6 +110,7 @@ impl Sessions {
             links: Mutex::default(),
             renewing: Mutex::default(),
             closing: Mutex::default(),
+            last_words: TaskTracker::new(),
             keys: KeyCache::default(),
             myself: Weak::clone(myself),
         })
@@ -137,6 +140,7 @@ impl Sessions {
     pub(crate) fn connect(
         &self,
         principal: &Principal,
+        received: &[(Priority, u64)],
         window: Window,
         sink: Arc<dyn PushSink>,
         connected_ms: u64,
@@ -153,7 +157,7 @@ impl Sessions {
             connected_ms,
             sink,
             link: Arc::clone(&link),
-            core: Mutex::default(),
+            core: Mutex::new(SessionCore::with(received)),
             is_closed: AtomicBool::new(false),
         });
         let mut registry = self.registry.write();
@@ -171,6 +175,13 @@ impl Sessions {
         for entry in entries {
             self.close(&entry, reason);
         }
+    }
+
+    /// Waits until the acknowledgements of connections that are gone are confirmed; answers whether
+    /// that was so within `patience`.
+    pub(crate) async fn last_words(&self, patience: Duration) -> bool {
+        self.last_words.close();
+        tokio::time::timeout(patience, self.last_words.wait()).await.is_ok()
     }
 
     /// Ends a session and tells its connection to close.
@@ -398,7 +409,9 @@ impl Sessions {
             return;
         }
         let (router, entry) = (Arc::clone(&self.parts.router), Arc::clone(entry));
+        let speaking = self.last_words.token();
         self.spawn(async move {
+            let _speaking = speaking;
             let (mailbox, deadline) = (entry.mailbox, Instant::now() + LAST_WORDS_PATIENCE);
             for places in places.chunks(ACK_ITEMS_MAX) {
                 let items = places.iter().map(|(priority, seq)| AckItem::Seq(*priority, *seq));

@@ -100,6 +100,7 @@ impl Cluster {
         let members = (0..NODES).map(|index| FirstMember::new(id(index), format!("n{index}:1")));
         let mut config = Config::new(id(index), [7; 16], members.collect());
         config.shards = SHARDS;
+        config.client_url = Some(Self::client_url(index));
         let rng = SmallRng::seed_from_u64(self.seed * 100 + index as u64);
         let surroundings = Surroundings {
             clock: Arc::new(SimClock(self.origin)),
@@ -135,6 +136,21 @@ impl Cluster {
         let live = self.live[index].take().expect("it runs");
         live.node.shutdown(Duration::from_secs(5)).await;
         live.syncing.abort();
+    }
+
+    /// Where clients would reach a node.
+    pub(crate) fn client_url(index: usize) -> String {
+        format!("ws://n{index}/ws")
+    }
+
+    pub(crate) fn node(&self, index: usize) -> &Node {
+        &self.live[index].as_ref().expect("it runs").node
+    }
+
+    /// How many shards some node takes `leader` for the leader of.
+    pub(crate) fn led_by(&self, leader: NodeId) -> usize {
+        let handles = self.live.iter().flatten().flat_map(|live| live.node.shards().all());
+        handles.filter(|handle| handle.leadership().borrow().leader == Some(leader)).count()
     }
 
     pub(crate) fn relay(&self, index: usize) -> Arc<dyn Relay> {

@@ -65,7 +65,7 @@ impl Device {
         let principal = self.authenticate(cluster, at).await.unwrap();
         let queue = Arc::new(Queue::new(usize::MAX));
         let sink = Arc::clone(&queue) as Arc<dyn PushSink>;
-        let session = cluster.relay(at).connect(&principal, window, sink);
+        let session = cluster.relay(at).connect(&principal, &[], window, sink);
         Connection { queue, session, got: Vec::new() }
     }
 

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod device;
+mod drain;
 mod scenarios;
 mod trouble;
 

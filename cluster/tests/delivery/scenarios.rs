@@ -104,7 +104,7 @@ fn sim_a_window_bounds_what_is_pushed_and_a_full_queue_closes() {
         let principal = bob.authenticate(&cluster, 1).await.unwrap();
         let queue = Arc::new(Queue::new(usize::MAX));
         let sink: Arc<dyn PushSink> = queue.clone();
-        let session = cluster.relay(1).connect(&principal, window, sink);
+        let session = cluster.relay(1).connect(&principal, &[], window, sink);
         tokio::time::sleep(Duration::from_secs(3)).await;
         let pushed: usize = queue.take().iter().map(messages_in).sum();
         assert_eq!(pushed, 3, "no more than the window");
@@ -117,7 +117,7 @@ fn sim_a_window_bounds_what_is_pushed_and_a_full_queue_closes() {
         let queue = Arc::new(Queue::new(1));
         queue.push(Push::Live(bytes::Bytes::new())).unwrap();
         let sink: Arc<dyn PushSink> = queue.clone();
-        let session = cluster.relay(2).connect(&principal, window, sink);
+        let session = cluster.relay(2).connect(&principal, &[], window, sink);
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(matches!(queue.take()[..], [Push::Live(_)]));
         let mut told = None;
@@ -253,7 +253,7 @@ fn sim_keys_are_honoured_by_all_nodes_until_revoked_and_by_none_after() {
         let mut late = {
             let queue = Arc::new(Queue::new(usize::MAX));
             let sink: Arc<dyn PushSink> = queue.clone();
-            let session = cluster.relay(2).connect(&principal, WINDOW, sink);
+            let session = cluster.relay(2).connect(&principal, &[], WINDOW, sink);
             crate::device::Connection { queue, session, got: Vec::new() }
         };
         assert_eq!(late.closed().await, CloseReason::KeyRevoked);

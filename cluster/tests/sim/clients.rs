@@ -105,7 +105,7 @@ pub(crate) async fn listener(
         let (sink, mut pushes) = mpsc::channel(64);
         let window = Window { messages: 32, bytes: 1024 * 1024 };
         tracing::debug!(mailbox, "a client connects");
-        let session = relay.connect(&principal, window, Arc::new(Channel(sink)));
+        let session = relay.connect(&principal, &[], window, Arc::new(Channel(sink)));
         let until = Instant::now() + Duration::from_millis(rng.random_range(500..6000));
         let mut highest = std::collections::BTreeMap::new();
         while let Ok(Some(push)) = tokio::time::timeout_at(until.min(end), pushes.recv()).await {
