@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use token::{AdminToken, TokenError};
 
 use self::door::Door;
-use crate::server::{Limits, Security, Server, StartError};
+use crate::server::{Limits, Security, Server, StartError, departure::Departures};
 
 /// Connections at once: a few people, their scripts and a dashboard.
 const CONNECTIONS_MAX: usize = 64;
@@ -49,5 +49,6 @@ pub fn start(
         ..Limits::default()
     };
     let door = Arc::new(Door::new(config.token, limits.clone(), admin));
-    Server::open(config.listen, &config.security, limits, door, shutdown, "admin port")
+    let departures = Departures::new(shutdown);
+    Server::open(config.listen, &config.security, limits, door, departures, "admin port")
 }

@@ -15,7 +15,6 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     config::{ConfigError, MosaConfig, RegistrationMode},
@@ -31,6 +30,7 @@ use crate::{
     problem::{Code, Problem},
     server::{
         Limits, ServerConfig, body,
+        departure::Departures,
         handler::{Answer, Handler, Reply, Scheme},
     },
     websocket::{WebSocketConfig, accept_handshake},
@@ -44,7 +44,7 @@ pub(crate) struct Gateway {
     pub(super) scheme: Scheme,
     pub(super) relay: Arc<dyn Relay>,
     pub(super) metrics: PrometheusHandle,
-    pub(super) shutdown: CancellationToken,
+    pub(super) departures: Arc<Departures>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limiter: RateLimiter,
     entropy: Mutex<Entropy>,
@@ -62,7 +62,7 @@ impl Gateway {
         scheme: Scheme,
         relay: Arc<dyn Relay>,
         metrics: PrometheusHandle,
-        shutdown: CancellationToken,
+        departures: Arc<Departures>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         let mosa = &config.mosa;
@@ -86,7 +86,7 @@ impl Gateway {
             scheme,
             relay,
             metrics,
-            shutdown,
+            departures,
             clock,
             entropy: Mutex::new(Entropy::from_system()),
         })
@@ -159,14 +159,14 @@ impl Gateway {
         let response = accept_handshake(parts)?;
         let gateway = Arc::clone(self);
         let entropy = self.entropy.lock().fork();
-        let takeover = Box::new(move |stream, read: Bytes, drain| {
-            socket::run(gateway, stream, read, drain, entropy)
+        let takeover = Box::new(move |stream, read: Bytes, departure| {
+            socket::run(gateway, stream, read, departure, entropy)
         });
         Ok(Reply::Upgrade(response, takeover))
     }
 
     fn ready(&self) -> Result<Answer, Problem> {
-        let reason = if self.shutdown.is_cancelled() {
+        let reason = if self.departures.is_stopping() {
             Some("the node is shutting down")
         } else {
             self.relay.status().not_ready

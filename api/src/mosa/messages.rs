@@ -81,10 +81,10 @@ impl Gateway {
         let fetch = parse_fetch(parts.uri.query().unwrap_or(""))?;
         let deadline = Instant::now() + fetch.wait + self.config.request_timeout;
         let messages = tokio::select! {
-            // What is there goes out even while the node stops.
+            // What is there goes out even while the node goes away.
             biased;
             messages = self.relay.receive(&device, fetch, deadline) => messages?,
-            () = self.shutdown.cancelled(), if !fetch.wait.is_zero() => Vec::new(),
+            () = self.departures.leaving(), if !fetch.wait.is_zero() => Vec::new(),
         };
         Ok(raw_json(StatusCode::OK, write_messages(&messages, &device)))
     }

@@ -20,7 +20,7 @@ const VERSION: &str = "1.0";
 impl Gateway {
     pub(super) fn status(&self, headers: &HeaderMap) -> Answer {
         let status = self.relay.status();
-        let condition = if self.shutdown.is_cancelled() {
+        let condition = if self.departures.is_leaving() {
             heliograph_cluster::Condition::Draining
         } else {
             status.condition

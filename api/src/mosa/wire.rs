@@ -114,12 +114,8 @@ pub(crate) fn parse_acknowledgement(object: &Object<'_>) -> Result<Vec<AckItem>,
     if let Some(Some(id)) = errors.take(object.message_id("message_id")) {
         items.push(AckItem::Id(id));
     }
-    let list = "must be an array of {priority, seq}";
-    if let Some(Some(seqs)) = errors.take(object.optional::<Vec<&RawValue>>("seqs", list)) {
-        for seq in seqs.into_iter().take(ACK_ITEMS_MAX + 1) {
-            items.extend(errors.take(parse_seq(seq)));
-        }
-    }
+    let seqs = parse_seqs("seqs", object, &mut errors);
+    items.extend(seqs.into_iter().map(|(priority, seq)| AckItem::Seq(priority, seq)));
     if items.len() > ACK_ITEMS_MAX {
         let detail = format!("must name at most {ACK_ITEMS_MAX} messages in all");
         errors.push(field("message_ids", "too_many", detail));
@@ -128,14 +124,38 @@ pub(crate) fn parse_acknowledgement(object: &Object<'_>) -> Result<Vec<AckItem>,
     Ok(items)
 }
 
-fn parse_seq(value: &RawValue) -> Result<AckItem, FieldError> {
-    let wrong = |_| field("seqs", "wrong_type", "must be an array of {priority, seq}");
+/// Reads what a device got over an earlier connection: `received` of its `auth` frame.
+pub(crate) fn parse_received(object: &Object<'_>) -> Result<Vec<(Priority, u64)>, Problem> {
+    let mut errors = Gather::default();
+    let received = parse_seqs("received", object, &mut errors);
+    if received.len() > ACK_ITEMS_MAX {
+        let detail = format!("must name at most {ACK_ITEMS_MAX} messages");
+        errors.push(field("received", "too_many", detail));
+    }
+    errors.finish()?;
+    Ok(received)
+}
+
+/// Reads an optional array of `{priority, seq}`, up to one more than may be.
+fn parse_seqs(
+    name: &'static str,
+    object: &Object<'_>,
+    errors: &mut Gather,
+) -> Vec<(Priority, u64)> {
+    let list = "must be an array of {priority, seq}";
+    let seqs = errors.take(object.optional::<Vec<&RawValue>>(name, list));
+    let seqs = seqs.flatten().unwrap_or_default().into_iter().take(ACK_ITEMS_MAX + 1);
+    seqs.filter_map(|seq| errors.take(parse_seq(name, seq))).collect()
+}
+
+fn parse_seq(name: &'static str, value: &RawValue) -> Result<(Priority, u64), FieldError> {
+    let wrong = |_| field(name, "wrong_type", "must be an array of {priority, seq}");
     let object: Object<'_> = serde_json::from_str(value.get()).map_err(wrong)?;
-    let in_seqs = |error: FieldError| FieldError { field: "seqs", ..error };
-    let priority = object.priority("priority").map_err(in_seqs)?;
-    let seq = object.optional::<u64>("seq", "seq must be a whole number").map_err(in_seqs)?;
-    let seq = seq.ok_or_else(|| field("seqs", "missing", "seq must be present"))?;
-    Ok(AckItem::Seq(priority, seq))
+    let in_list = |error: FieldError| FieldError { field: name, ..error };
+    let priority = object.priority("priority").map_err(in_list)?;
+    let seq = object.optional::<u64>("seq", "seq must be a whole number").map_err(in_list)?;
+    let seq = seq.ok_or_else(|| field(name, "missing", "seq must be present"))?;
+    Ok((priority, seq))
 }
 
 /// Appends a JSON string.

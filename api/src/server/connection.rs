@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     config::Limits,
+    departure::Departures,
     guarded::Guarded,
     handler::{Answer, Handler, Reply, Takeover},
 };
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) handler: Arc<dyn Handler>,
     /// Finish what is under way.
     pub(crate) drain: CancellationToken,
+    /// Who has to go before that.
+    pub(crate) departures: Arc<Departures>,
     /// End now.
     pub(crate) kill: CancellationToken,
 }
@@ -102,7 +105,7 @@ async fn answer(shared: &Arc<Shared>, slot: &Slot, request: Request<Incoming>) -
     let closes = response.headers().get(header::CONNECTION).is_some();
     if closes {
         slot.linger.store(true, Ordering::Relaxed);
-    } else if shared.drain.is_cancelled() {
+    } else if shared.departures.is_leaving() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -138,7 +141,8 @@ pub(crate) async fn serve(stream: Stream, shared: Arc<Shared>) {
         Next::Nothing => {}
         Next::Linger(stream) => Box::pin(linger(stream)).await,
         Next::Takeover(stream, read, takeover) => {
-            let owner = takeover(stream, read, shared.drain.clone());
+            let _counted = shared.departures.websocket();
+            let owner = takeover(stream, read, shared.departures.current());
             let kill = shared.kill.clone();
             drop(shared);
             until_killed(owner, kill).await;

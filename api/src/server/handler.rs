@@ -7,17 +7,17 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
 
+use super::departure::Departure;
 use crate::stream::Stream;
 
 /// A whole response.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Owns a connection after its upgrade: gets the stream, what was read beyond the request, and
-/// the token that tells it to say goodbye.
+/// what tells it to say goodbye.
 pub(crate) type Takeover =
-    Box<dyn FnOnce(Stream, Bytes, CancellationToken) -> BoxFuture<'static, ()> + Send>;
+    Box<dyn FnOnce(Stream, Bytes, Arc<Departure>) -> BoxFuture<'static, ()> + Send>;
 
 /// What becomes of a request.
 pub(crate) enum Reply {

@@ -6,12 +6,13 @@
 pub(crate) mod body;
 mod config;
 mod connection;
+pub(crate) mod departure;
 mod guarded;
 pub(crate) mod handler;
 mod listener;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use heliograph_cluster::Relay;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -28,8 +29,13 @@ use crate::{
     mosa::{ConfigError, Gateway},
 };
 use connection::Shared;
+use departure::Departures;
 use handler::{Handler, Scheme};
 use listener::{Listener, Refuse};
+
+/// How long the last WebSocket that is sent away may take: its own last words and the closing
+/// handshake.
+const SEND_OFF_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +61,11 @@ pub enum StartError {
 pub struct Server {
     local_addr: SocketAddr,
     connections: TaskTracker,
+    departures: Arc<Departures>,
     kill: CancellationToken,
     drain: CancellationToken,
     tls: Option<Arc<RwLock<TlsAcceptor>>>,
-    drain_timeout: std::time::Duration,
+    drain_timeout: Duration,
 }
 
 impl std::fmt::Debug for Server {
@@ -97,20 +104,23 @@ impl Server {
             Security::Plain => Scheme::Plain,
             Security::Tls(_) => Scheme::Tls,
         };
-        let gateway = Gateway::new(&config, scheme, relay, metrics, shutdown.clone(), clock)?;
+        let departures = Departures::new(shutdown);
+        let leaving = Arc::clone(&departures);
+        let gateway = Gateway::new(&config, scheme, relay, metrics, leaving, clock)?;
         let (listen, limits) = (config.listen, config.limits);
-        Self::open(listen, &config.security, limits, Arc::new(gateway), shutdown, "client port")
+        Self::open(listen, &config.security, limits, Arc::new(gateway), departures, "client port")
     }
 
-    /// Opens a port over any front door; `name` is for the log.
+    /// Opens a port over any front door; `name` is for the log. It stops when the departures do.
     pub(crate) fn open(
         address: SocketAddr,
         security: &Security,
         limits: Limits,
         door: Arc<dyn Handler>,
-        shutdown: CancellationToken,
+        departures: Arc<Departures>,
         name: &'static str,
     ) -> Result<Self, StartError> {
+        let shutdown = departures.stop();
         let tls = match security {
             Security::Plain => None,
             Security::Tls(tls) => Some(Arc::new(RwLock::new(tls::acceptor(tls)?))),
@@ -125,6 +135,7 @@ impl Server {
                 limits: limits.clone(),
                 handler,
                 drain: shutdown.clone(),
+                departures: Arc::clone(&departures),
                 kill: kill.clone(),
             })
         };
@@ -138,7 +149,7 @@ impl Server {
         };
         connections.spawn(listener.run());
         tracing::info!(%local_addr, tls = tls.is_some(), "{name} open");
-        Ok(Self { local_addr, connections, kill, drain: shutdown, tls, drain_timeout })
+        Ok(Self { local_addr, connections, departures, kill, drain: shutdown, tls, drain_timeout })
     }
 
     /// Where it listens.
@@ -161,6 +172,23 @@ impl Server {
             *tls.write() = acceptor;
         }
         Ok(())
+    }
+
+    /// Begins to go away: HTTP clients are asked with each answer to close their connection, long
+    /// polls are answered now. New requests and connections are still served.
+    pub fn leave(&self) {
+        self.departures.leave();
+    }
+
+    /// Sends WebSockets away, each with 1012 and a hint where to go on, one after the other, the
+    /// last one after `over`. Answers once all are gone, or some time after that.
+    pub async fn send_off(&self, over: Duration) {
+        self.departures.send_off(over, SEND_OFF_PATIENCE).await;
+    }
+
+    /// Keeps clients again after [`Server::leave`]: the node stays.
+    pub fn stay(&self) {
+        self.departures.stay();
     }
 
     /// Waits for the shutdown token, then until every connection has ended, at most the drain

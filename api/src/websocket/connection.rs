@@ -6,6 +6,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,7 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     codec::{CloseCode, Decoder, Event, Flow, ProtocolError, Role},
@@ -26,6 +27,7 @@ use super::{
 use crate::{
     entropy::Entropy,
     metrics::{CLOSES, FRAMES_RECEIVED},
+    server::departure::Departure,
 };
 
 /// Keep-alive Pings that may go unanswered.
@@ -55,6 +57,9 @@ pub(crate) trait Protocol: Send {
 
     /// The deadline has passed.
     fn expired(&mut self, out: &mut Outbox);
+
+    /// The node goes away: bring to an end what is under way, and close then.
+    fn leave(&mut self, out: &mut Outbox);
 }
 
 enum State<P> {
@@ -70,10 +75,20 @@ enum State<P> {
     },
 }
 
+/// Whether the connection has to go.
+enum Departing {
+    /// Not yet.
+    No(Pin<Box<WaitForCancellationFutureOwned>>, Arc<Departure>),
+    /// At this moment.
+    At(Instant),
+    /// It was told.
+    Told,
+}
+
 /// One WebSocket connection.
 pub(crate) struct Connection<S, P> {
     stream: S,
-    config: std::sync::Arc<WebSocketConfig>,
+    config: Arc<WebSocketConfig>,
     state: State<P>,
     decoder: Decoder,
     /// What was read and may not be decoded yet.
@@ -85,7 +100,7 @@ pub(crate) struct Connection<S, P> {
     next_ping: Instant,
     heard: bool,
     missed: u8,
-    drain: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    departing: Departing,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -94,9 +109,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
     pub(crate) fn new(
         stream: S,
         read: &Bytes,
-        config: std::sync::Arc<WebSocketConfig>,
+        config: Arc<WebSocketConfig>,
         protocol: P,
-        drain: CancellationToken,
+        departure: Arc<Departure>,
         mut entropy: Entropy,
     ) -> Self {
         let next_ping = Instant::now() + pause(&config, &mut entropy);
@@ -112,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
             next_ping,
             heard: true,
             missed: 0,
-            drain: Some(Box::pin(drain.cancelled_owned())),
+            departing: Departing::No(Box::pin(departure.called()), departure),
             timer: Box::pin(sleep_until(next_ping)),
         }
     }
@@ -128,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         loop {
-            self.poll_drain(cx);
+            self.poll_departure(cx);
             if let State::Open(protocol) = &mut self.state {
                 protocol.poll(&mut self.out, cx);
             }
@@ -161,12 +176,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
         }
     }
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>) {
-        if let Some(drain) = &mut self.drain
-            && drain.as_mut().poll(cx).is_ready()
+    fn poll_departure(&mut self, cx: &mut Context<'_>) {
+        if let Departing::No(called, departure) = &mut self.departing
+            && called.as_mut().poll(cx).is_ready()
         {
-            self.drain = None;
-            self.out.close(CloseCode::Restart);
+            self.departing = Departing::At(departure.turn(&mut self.entropy));
+        }
+        if let Departing::At(turn) = self.departing
+            && turn <= Instant::now()
+        {
+            self.departing = Departing::Told;
+            if let State::Open(protocol) = &mut self.state {
+                protocol.leave(&mut self.out);
+            }
         }
     }
 
@@ -316,7 +338,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
         match &self.state {
             State::Closing { until, .. } | State::Closed { until } => *until,
             State::Open(protocol) => {
-                let others = [protocol.deadline(), stalled];
+                let turn = match self.departing {
+                    Departing::At(turn) => Some(turn),
+                    _ => None,
+                };
+                let others = [protocol.deadline(), stalled, turn];
                 others.into_iter().flatten().fold(self.next_ping, Instant::min)
             }
         }

@@ -248,6 +248,7 @@ impl Layout {
                 tls: ClientTls::Off,
                 registration: Registration::Open,
                 acknowledgement: Acknowledgement::Pong,
+                websocket_url: Some(format!("ws://{}/ws", node.http)),
                 ..ClientSection::at(node.http)
             },
             admin: AdminSection { listen: node.admin, token_file: Some(self.token_file()) },

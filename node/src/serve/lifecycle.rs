@@ -199,17 +199,23 @@ async fn recovered(running: &Running, config: &Config) -> u32 {
 }
 
 impl Running {
-    /// Clients are told to go elsewhere, leadership is handed away, the rest is written; all within
-    /// the deadline. Past it the process ends regardless: what was accepted is on disk.
+    /// Not ready any more; leaderships move away; WebSockets are sent to other nodes one after the
+    /// other; requests under way are finished and the port closes; the rest is written. All
+    /// within the deadline: past it the process ends regardless, and what was accepted is on disk.
     async fn stop(self, config: &Config) {
-        let patience = config.shutdown.deadline - parts::drain_timeout(config);
-        self.stopping.cancel();
+        let shares = parts::StopShares::of(config.shutdown.deadline);
         let stop = async {
+            // Who asks over HTTP is told with the next answer; the port stays open until the end,
+            // for balancers that have not noticed yet.
+            self.server.leave();
+            self.node.drain(shares.hand_over).await;
+            self.server.send_off(shares.send_off).await;
+            self.stopping.cancel();
             self.server.stopped().await;
             if let Some(admin) = self.admin {
                 admin.stopped().await;
             }
-            self.node.shutdown(patience / 2).await;
+            self.node.shutdown(shares.close).await;
             if let Err(error) = self.upkeep.await {
                 tracing::warn!(%error, "the metrics' upkeep had ended before");
             }

@@ -138,6 +138,7 @@ pub(super) fn cluster(config: &Config) -> cluster::Config {
     cluster.shards = config.cluster.shards;
     cluster.replicas = config.cluster.replicas;
     cluster.replace_after = config.cluster.replace_after;
+    cluster.client_url.clone_from(&config.client.websocket_url);
     cluster.host = Arc::new(Machine::new(&config.node.data_dir));
     cluster.disk_free_min = config.storage.disk_free_min.bytes();
     cluster.checkpoint.age_max = config.storage.checkpoint_age;
@@ -151,7 +152,7 @@ pub(super) fn client_port(config: &Config) -> ServerConfig {
     let client = &config.client;
     let mut server = ServerConfig::new(client.listen, security(config));
     server.limits.connections_max = client.connections_max;
-    server.limits.drain_timeout = drain_timeout(config);
+    server.limits.drain_timeout = StopShares::of(config.shutdown.deadline).requests;
     server.mosa.registration = match client.registration {
         Registration::Open => RegistrationMode::Open,
         Registration::Signed => RegistrationMode::Signed,
@@ -185,9 +186,30 @@ pub(super) fn admin_port(config: &Config) -> Result<Option<AdminConfig>, Failure
     Ok(Some(AdminConfig { listen: config.admin.listen, security, token }))
 }
 
-/// Half of the shutdown's time is for clients, half for the cluster.
-pub(super) fn drain_timeout(config: &Config) -> Duration {
-    config.shutdown.deadline / 2
+/// What each step of a clean shutdown may take of its deadline. Together three quarters: the rest
+/// is for closing handshakes and the last checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StopShares {
+    /// Moving leaderships: milliseconds, unless the heirs lag.
+    pub(super) hand_over: Duration,
+    /// Sending WebSockets away in turn: 50,000 of them at the default deadline make 10,000 a
+    /// second on all other nodes together.
+    pub(super) send_off: Duration,
+    /// Finishing requests under way.
+    pub(super) requests: Duration,
+    /// Leaderships that came late, and last acknowledgements.
+    pub(super) close: Duration,
+}
+
+impl StopShares {
+    pub(super) fn of(deadline: Duration) -> Self {
+        Self {
+            hand_over: deadline / 8,
+            send_off: deadline / 4,
+            requests: deadline / 4,
+            close: deadline / 16,
+        }
+    }
 }
 
 /// The certificate of the client port, or none on loopback.

@@ -1,18 +1,43 @@
 //! The JSON frames a gateway sends.
 
-use heliograph_cluster::model::{DeviceId, Priority};
+use heliograph_cluster::{
+    ResumeHint,
+    model::{DeviceId, Priority},
+};
 use serde_json::{Value, json};
 
-use super::super::{fields::Object, wire::write_text};
+use super::{
+    super::{fields::Object, wire::write_text},
+    open::Entry,
+};
 use crate::problem::Problem;
 
 /// `{"type":"auth_success",…}`.
-pub(super) fn auth_success(device: &DeviceId, ack: &str, server_time: u64) -> Vec<u8> {
-    encode(&json!({
+pub(super) fn auth_success(
+    device: &DeviceId,
+    ack: &str,
+    server_time: u64,
+    entry: Entry,
+) -> Vec<u8> {
+    let mut frame = json!({
         "type": "auth_success",
         "device_id": device.as_str(),
         "ack": ack,
         "server_time": server_time,
+    });
+    if entry == Entry::Ticket {
+        frame["resumed"] = Value::Bool(true);
+    }
+    encode(&frame)
+}
+
+/// `{"type":"resume",…}`: the node goes away; where to go on, and what to show there.
+pub(super) fn resume(hint: &ResumeHint) -> Vec<u8> {
+    encode(&json!({
+        "type": "resume",
+        "url": hint.url,
+        "ticket": hint.ticket.expose(),
+        "expires_in": hint.expires_in.as_secs(),
     }))
 }
 

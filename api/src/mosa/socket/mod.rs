@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 
 use super::Gateway;
-use crate::{entropy::Entropy, stream::Stream, websocket::Connection};
+use crate::{
+    entropy::Entropy, server::departure::Departure, stream::Stream, websocket::Connection,
+};
 use protocol::DeviceProtocol;
 
 /// Runs a connection after its handshake.
@@ -20,12 +21,12 @@ pub(super) fn run(
     gateway: Arc<Gateway>,
     stream: Stream,
     read: Bytes,
-    drain: CancellationToken,
+    departure: Arc<Departure>,
     mut entropy: Entropy,
 ) -> BoxFuture<'static, ()> {
     let config = Arc::clone(&gateway.websocket);
     let protocol = DeviceProtocol::new(gateway, entropy.fork());
-    Box::pin(Connection::new(stream, &read, config, protocol, drain, entropy).run())
+    Box::pin(Connection::new(stream, &read, config, protocol, departure, entropy).run())
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::{
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use heliograph_cluster::{
-    Accepted, CloseReason, LiveFrame, LiveOutcome, Outgoing, Principal, Push, RelayError, Session,
-    Window,
+    Accepted, AckItem, CloseReason, LiveFrame, LiveOutcome, Outgoing, Principal, Push, RelayError,
+    Session, Window,
     model::{DeviceId, Message, MessageId, Priority},
 };
 use metrics::counter;
@@ -37,6 +37,11 @@ use crate::{
 
 /// How long a live frame may take: later it is worth nothing.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection that has to go may take to bring to an end what is under way: answers
+/// to its messages take milliseconds, Pongs a round trip.
+const QUIET_PATIENCE: Duration = Duration::from_secs(1);
+/// How long answers may take after that, while nothing more is taken in.
+const LANDED_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a sender is told that nobody listens, for each recipient.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(1);
 /// Recipients remembered for that.
@@ -53,6 +58,34 @@ enum Outcome {
 }
 
 type Flight = BoxFuture<'static, Outcome>;
+
+/// What the device showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Its API key, which was checked.
+    Key,
+    /// A ticket: its key is yet to be confirmed, and until then nothing is done in its name.
+    Ticket,
+}
+
+/// The question whether the key behind a ticket still is one.
+struct Confirming {
+    question: BoxFuture<'static, Result<(), RelayError>>,
+    /// What the device got earlier and does not acknowledge by itself.
+    had: Vec<AckItem>,
+}
+
+/// How far a connection is that has to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Nothing more is delivered; what is under way comes to its end, until then.
+    UntilQuiet(Instant),
+    /// Nothing more is taken in, either.
+    UntilLanded(Instant),
+    /// All is said.
+    Over,
+}
 
 /// A Ping that covers the messages written before it.
 struct Cover {
@@ -73,7 +106,7 @@ struct Unacknowledged {
 /// An authenticated connection.
 pub(super) struct Open {
     gateway: Arc<Gateway>,
-    device: DeviceId,
+    principal: Principal,
     session: Arc<dyn Session>,
     mailbox: Arc<Mailbox>,
     acknowledgement: Acknowledgement,
@@ -85,16 +118,19 @@ pub(super) struct Open {
     /// `None` while nothing is under way.
     flights: Option<Box<FuturesUnordered<Flight>>>,
     told_unavailable: HashMap<DeviceId, Instant>,
+    confirming: Option<Box<Confirming>>,
+    leaving: Leaving,
     entropy: Entropy,
     _held: Held,
 }
 
 impl Open {
-    /// Subscribes the connection to its mailbox.
+    /// Subscribes the connection to its mailbox. `received` is what the device got earlier.
     pub(super) fn new(
         gateway: Arc<Gateway>,
-        principal: &Principal,
+        (principal, entry): (Principal, Entry),
         acknowledgement: Acknowledgement,
+        received: &[(Priority, u64)],
         entropy: Entropy,
     ) -> Self {
         let mailbox = Arc::new(Mailbox::default());
@@ -102,10 +138,30 @@ impl Open {
             messages: gateway.websocket.window_messages,
             bytes: gateway.websocket.window_bytes,
         };
-        let session = gateway.relay.connect(principal, window, Arc::clone(&mailbox) as Arc<_>);
+        let sink = Arc::clone(&mailbox) as Arc<_>;
+        let session = gateway.relay.connect(&principal, received, window, sink);
+        let had: Vec<AckItem> = match acknowledgement {
+            // Its stack took them: that is all a Pong would say.
+            Acknowledgement::Pong => {
+                received.iter().map(|(priority, seq)| AckItem::Seq(*priority, *seq)).collect()
+            }
+            Acknowledgement::Explicit => Vec::new(),
+        };
+        let confirming = match entry {
+            Entry::Key => {
+                session.acknowledge(&had);
+                None
+            }
+            Entry::Ticket => {
+                let (relay, deadline) = (Arc::clone(&gateway.relay), gateway.deadline());
+                let who = principal.clone();
+                let question = Box::pin(async move { relay.confirm(&who, deadline).await });
+                Some(Box::new(Confirming { question, had }))
+            }
+        };
         Self {
             gateway,
-            device: principal.device.clone(),
+            principal,
             session,
             mailbox,
             acknowledgement,
@@ -114,6 +170,8 @@ impl Open {
             rest: Vec::new().into_iter(),
             flights: None,
             told_unavailable: HashMap::new(),
+            confirming,
+            leaving: Leaving::No,
             entropy,
             _held: Held::new(WEBSOCKETS),
         }
@@ -122,7 +180,51 @@ impl Open {
     /// Whether one more may be under way.
     pub(super) fn takes_input(&self) -> bool {
         let flights = self.flights.as_ref().map_or(0, |flights| flights.len());
-        flights < self.gateway.websocket.in_flight_max
+        let may_act = self.confirming.is_none()
+            && matches!(self.leaving, Leaving::No | Leaving::UntilQuiet(_));
+        may_act && flights < self.gateway.websocket.in_flight_max
+    }
+
+    /// The node goes away: nothing more is delivered, and once all is said the connection closes.
+    pub(super) fn leave(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::UntilQuiet(Instant::now() + QUIET_PATIENCE);
+        }
+    }
+
+    /// When [`Open::expired`] wants to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.leaving {
+            Leaving::No | Leaving::Over => None,
+            Leaving::UntilQuiet(until) | Leaving::UntilLanded(until) => Some(until),
+        }
+    }
+
+    /// Whoever cannot stop talking is not listened to any more; whoever gets no answers goes
+    /// without them.
+    pub(super) fn expired(&mut self, out: &mut Outbox) {
+        match self.leaving {
+            Leaving::UntilQuiet(_) => {
+                self.leaving = Leaving::UntilLanded(Instant::now() + LANDED_PATIENCE);
+            }
+            Leaving::UntilLanded(_) => self.say_goodbye(out),
+            Leaving::No | Leaving::Over => {}
+        }
+    }
+
+    fn say_goodbye(&mut self, out: &mut Outbox) {
+        self.leaving = Leaving::Over;
+        if let Some(hint) = self.gateway.relay.farewell(&self.principal) {
+            out.text(&frames::resume(&hint));
+        }
+        out.close(CloseCode::Restart);
+    }
+
+    /// Whether nothing is under way in either direction.
+    fn is_quiet(&self) -> bool {
+        let waits_for_pongs =
+            matches!(self.leaving, Leaving::UntilQuiet(_)) && !self.unacknowledged.items.is_empty();
+        self.flights.is_none() && self.confirming.is_none() && !waits_for_pongs
     }
 
     /// One frame of the client.
@@ -149,7 +251,7 @@ impl Open {
     }
 
     fn allow(&self) -> Result<(), Problem> {
-        self.gateway.limiter.take(&self.device, Instant::now()).check()
+        self.gateway.limiter.take(&self.principal.device, Instant::now()).check()
     }
 
     fn message(
@@ -163,7 +265,7 @@ impl Open {
         let request = MessageRequest::parse(object, || relay.status().ttl_max)?;
         let id = request.message_id.unwrap_or_else(generate_message_id);
         let outgoing = Outgoing {
-            sender: self.device.clone(),
+            sender: self.principal.device.clone(),
             recipient: request.recipient,
             message_id: id.clone(),
             priority: request.priority,
@@ -186,9 +288,9 @@ impl Open {
         self.allow()?;
         let recipient = object.device("recipient_id").map_err(|error| vec![error])?;
         let frame = LiveFrame {
-            sender: self.device.clone(),
+            sender: self.principal.device.clone(),
             recipient: recipient.clone(),
-            payload: frames::live(object, &self.device).into(),
+            payload: frames::live(object, &self.principal.device).into(),
         };
         let relay = Arc::clone(&self.gateway.relay);
         let deadline = Instant::now() + LIVE_TIMEOUT;
@@ -245,14 +347,25 @@ impl Open {
     /// Adds what waits to the outbox.
     pub(super) fn poll(&mut self, out: &mut Outbox, cx: &mut Context<'_>) {
         // A revoked key ends the connection even while its socket takes nothing.
-        if let Some(reason) = self.mailbox.poll_close(cx) {
-            out.close(close_code(reason));
-            return;
+        match self.mailbox.poll_close(cx) {
+            None => {}
+            Some(CloseReason::NodeRestarts) => self.leave(),
+            Some(reason) => {
+                out.close(close_code(reason));
+                return;
+            }
         }
+        self.poll_confirming(out, cx);
         if !out.is_empty() {
             return;
         }
         self.poll_flights(out, cx);
+        if self.leaving != Leaving::No {
+            if self.leaving != Leaving::Over && out.is_empty() && self.is_quiet() {
+                self.say_goodbye(out);
+            }
+            return;
+        }
         while out.has_room() && self.unacknowledged.items.len() < UNACKNOWLEDGED_MAX {
             if let Some(message) = self.rest.next() {
                 self.deliver(&message, out);
@@ -264,6 +377,17 @@ impl Open {
             }
         }
         self.cover(out);
+    }
+
+    fn poll_confirming(&mut self, out: &mut Outbox, cx: &mut Context<'_>) {
+        let Some(confirming) = &mut self.confirming else { return };
+        let Poll::Ready(answer) = confirming.question.as_mut().poll(cx) else { return };
+        let had = self.confirming.take().map(|confirming| confirming.had).unwrap_or_default();
+        match answer {
+            Ok(()) => drop(self.session.acknowledge(&had)),
+            Err(RelayError::Unauthenticated) => out.close(CloseCode::KeyRevoked),
+            Err(_) => out.close(CloseCode::TryAgainLater),
+        }
     }
 
     fn poll_flights(&mut self, out: &mut Outbox, cx: &mut Context<'_>) {
@@ -283,6 +407,7 @@ impl Open {
                 out.text(&frames::skipped(priority, from, to, reason));
             }
             Push::Live(frame) => out.text(&frame),
+            Push::Close(CloseReason::NodeRestarts) => self.leave(),
             Push::Close(reason) => out.close(close_code(reason)),
             // A kind of push that this front door does not know says nothing to its clients.
             _ => {}
@@ -291,7 +416,7 @@ impl Open {
 
     fn deliver(&mut self, message: &Message, out: &mut Outbox) {
         let mut frame = crate::websocket::take_buffer();
-        write_message(&mut frame, message, &self.device);
+        write_message(&mut frame, message, &self.principal.device);
         out.text(&frame);
         crate::websocket::return_buffer(frame);
         let item = (message.priority, message.seq);
@@ -334,7 +459,7 @@ impl Open {
         let items: Vec<_> = waiting
             .items
             .drain(..count)
-            .map(|(priority, seq)| heliograph_cluster::AckItem::Seq(priority, seq))
+            .map(|(priority, seq)| AckItem::Seq(priority, seq))
             .collect();
         waiting.before = upto;
         if waiting.items.is_empty() {

@@ -6,13 +6,13 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use heliograph_cluster::{Principal, RelayError};
+use heliograph_cluster::{ApiKey, Principal, RelayError, ResumeTicket, model::Priority};
 use tokio::time::Instant;
 
 use super::{
-    super::{Gateway, fields::Object},
+    super::{Gateway, fields::Object, wire::parse_received},
     frames,
-    open::Open,
+    open::{Entry, Open},
 };
 use crate::{
     entropy::Entropy,
@@ -22,17 +22,29 @@ use crate::{
         codec::{CloseCode, Flow},
     },
 };
-use heliograph_cluster::ApiKey;
 
 enum Stage {
     /// Nothing came yet.
     Silent { until: Instant },
     /// The cluster looks at the key.
-    Asking(BoxFuture<'static, Result<Principal, RelayError>>, Acknowledgement),
+    Asking(Box<Asking>),
     /// Authenticated.
     Open(Box<Open>),
     /// Refused; the connection closes.
     Refused,
+}
+
+/// A key that is being looked at, and what its bearer wants.
+struct Asking {
+    question: BoxFuture<'static, Result<Principal, RelayError>>,
+    wishes: Wishes,
+}
+
+/// What else an `auth` frame says.
+struct Wishes {
+    acknowledgement: Acknowledgement,
+    /// What the device got over an earlier connection.
+    received: Vec<(Priority, u64)>,
 }
 
 /// What frames mean on a device's connection.
@@ -61,43 +73,68 @@ impl DeviceProtocol {
             self.refuse(&Code::AuthRequired.into(), CloseCode::Unauthenticated, out);
             return;
         }
-        let token = match object.required_text("token") {
-            Ok(token) => token,
-            Err(error) => {
-                self.refuse(&vec![error].into(), CloseCode::Unauthenticated, out);
+        let wishes = match self.wishes(object) {
+            Ok(wishes) => wishes,
+            Err(problem) => {
+                self.refuse(&problem, CloseCode::Unauthenticated, out);
                 return;
             }
         };
+        // A ticket that is no good is no harm where a key is there as well.
+        let ticket = object.text("ticket").ok().flatten();
+        let bearer =
+            ticket.map(|ticket| self.gateway.relay.resume(&ResumeTicket::from_text(&ticket)));
+        if let Some(Ok(principal)) = bearer {
+            self.open((principal, Entry::Ticket), &wishes, out);
+            return;
+        }
+        let token = match object.required_text("token") {
+            Ok(token) => token,
+            Err(error) => {
+                let problem = bearer.and_then(Result::err).map_or(vec![error].into(), Into::into);
+                self.refuse(&problem, CloseCode::Unauthenticated, out);
+                return;
+            }
+        };
+        let key = ApiKey::from_text(&token);
+        let relay = Arc::clone(&self.gateway.relay);
+        let deadline = self.gateway.deadline();
+        let question = Box::pin(async move { relay.authenticate(&key, deadline).await });
+        self.stage = Stage::Asking(Box::new(Asking { question, wishes }));
+    }
+
+    fn wishes(&self, object: &Object<'_>) -> Result<Wishes, Problem> {
         let explicit = object.text("ack").ok().flatten().as_deref() == Some("explicit");
         let acknowledgement = if explicit {
             Acknowledgement::Explicit
         } else {
             self.gateway.websocket.acknowledgement
         };
-        let key = ApiKey::from_text(&token);
-        let relay = Arc::clone(&self.gateway.relay);
-        let deadline = self.gateway.deadline();
-        let asking = Box::pin(async move { relay.authenticate(&key, deadline).await });
-        self.stage = Stage::Asking(asking, acknowledgement);
+        Ok(Wishes { acknowledgement, received: parse_received(object)? })
+    }
+
+    fn open(&mut self, who: (Principal, Entry), wishes: &Wishes, out: &mut Outbox) {
+        let ack = match wishes.acknowledgement {
+            Acknowledgement::Pong => "pong",
+            Acknowledgement::Explicit => "explicit",
+        };
+        let server_time = self.gateway.clock.now_ms() / 1000;
+        out.text(&frames::auth_success(&who.0.device, ack, server_time, who.1));
+        let gateway = Arc::clone(&self.gateway);
+        let Wishes { acknowledgement, received } = wishes;
+        let open = Open::new(gateway, who, *acknowledgement, received, self.entropy.fork());
+        self.stage = Stage::Open(Box::new(open));
     }
 
     fn poll_asking(&mut self, out: &mut Outbox, cx: &mut Context<'_>) {
-        let Stage::Asking(asking, acknowledgement) = &mut self.stage else { return };
-        let acknowledgement = *acknowledgement;
-        match asking.as_mut().poll(cx) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(principal)) => {
-                let ack = match acknowledgement {
-                    Acknowledgement::Pong => "pong",
-                    Acknowledgement::Explicit => "explicit",
-                };
-                let server_time = self.gateway.clock.now_ms() / 1000;
-                out.text(&frames::auth_success(&principal.device, ack, server_time));
-                let gateway = Arc::clone(&self.gateway);
-                let open = Open::new(gateway, &principal, acknowledgement, self.entropy.fork());
-                self.stage = Stage::Open(Box::new(open));
-            }
-            Poll::Ready(Err(error)) => {
+        let Stage::Asking(asking) = &mut self.stage else { return };
+        let Poll::Ready(answer) = asking.question.as_mut().poll(cx) else { return };
+        let Stage::Asking(asking) = std::mem::replace(&mut self.stage, Stage::Refused) else {
+            return;
+        };
+        match answer {
+            Ok(principal) => self.open((principal, Entry::Key), &asking.wishes, out),
+            Err(error) => {
                 let code = match error {
                     RelayError::Unauthenticated => CloseCode::Unauthenticated,
                     _ => CloseCode::TryAgainLater,
@@ -120,7 +157,7 @@ impl Protocol for DeviceProtocol {
                 Flow::Pause
             }
             Stage::Open(open) => open.frame(&object, out, cx),
-            Stage::Asking(..) | Stage::Refused => Flow::Pause,
+            Stage::Asking(_) | Stage::Refused => Flow::Pause,
         }
     }
 
@@ -128,7 +165,7 @@ impl Protocol for DeviceProtocol {
         match &self.stage {
             Stage::Silent { .. } => true,
             Stage::Open(open) => open.takes_input(),
-            Stage::Asking(..) | Stage::Refused => false,
+            Stage::Asking(_) | Stage::Refused => false,
         }
     }
 
@@ -154,13 +191,26 @@ impl Protocol for DeviceProtocol {
     fn deadline(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Silent { until } => Some(*until),
+            Stage::Open(open) => open.deadline(),
             _ => None,
         }
     }
 
     fn expired(&mut self, out: &mut Outbox) {
-        if matches!(self.stage, Stage::Silent { .. }) {
-            self.refuse(&Code::AuthTimeout.into(), CloseCode::Unauthenticated, out);
+        match &mut self.stage {
+            Stage::Silent { .. } => {
+                self.refuse(&Code::AuthTimeout.into(), CloseCode::Unauthenticated, out);
+            }
+            Stage::Open(open) => open.expired(out),
+            Stage::Asking(_) | Stage::Refused => {}
+        }
+    }
+
+    fn leave(&mut self, out: &mut Outbox) {
+        match &mut self.stage {
+            Stage::Open(open) => open.leave(),
+            Stage::Silent { .. } | Stage::Asking(_) => out.close(CloseCode::Restart),
+            Stage::Refused => {}
         }
     }
 }

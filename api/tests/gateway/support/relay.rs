@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use heliograph_cluster::{
     Accepted, AckItem, ApiKey, CloseReason, Condition, Fetch, LiveFrame, LiveOutcome, Outgoing,
-    Principal, Push, PushSink, Registration, Relay, RelayError, RelayStatus, RevokeScope, Session,
-    Window,
+    Principal, Push, PushSink, Registration, Relay, RelayError, RelayStatus, ResumeHint,
+    ResumeTicket, RevokeScope, Session, Window,
     model::{DeviceId, Message, MessageId, PRIORITIES, Priority},
 };
 use parking_lot::Mutex;
@@ -33,6 +33,9 @@ struct State {
     sessions: Vec<(Principal, Weak<Subscription>)>,
     fail_next: VecDeque<RelayError>,
     not_ready: Option<&'static str>,
+    next_home: Option<String>,
+    /// Each is taken once.
+    tickets: HashMap<String, Option<Principal>>,
     sent_order: Vec<MessageId>,
 }
 
@@ -48,6 +51,8 @@ pub struct FakeRelay {
     changed: Arc<Notify>,
     /// While set, sends wait: for tests with several in flight.
     pub hold: Arc<tokio::sync::RwLock<()>>,
+    /// While set, keys behind tickets are not confirmed.
+    pub hold_keys: Arc<tokio::sync::RwLock<()>>,
     pub sends_begun: AtomicUsize,
     pub polls_begun: AtomicUsize,
 }
@@ -104,6 +109,11 @@ impl FakeRelay {
 
     pub fn set_not_ready(&self, reason: Option<&'static str>) {
         self.state.lock().not_ready = reason;
+    }
+
+    /// Where connections are told to go on.
+    pub fn set_next_home(&self, url: &str) {
+        self.state.lock().next_home = Some(url.to_owned());
     }
 
     /// Makes a device with a key, without registering.
@@ -316,9 +326,34 @@ impl Relay for FakeRelay {
         Box::pin(ready(result))
     }
 
+    fn farewell(&self, principal: &Principal) -> Option<ResumeHint> {
+        let mut state = self.state.lock();
+        let url = state.next_home.clone()?;
+        let ticket = format!("ticket-{}", state.tickets.len());
+        state.tickets.insert(ticket.clone(), Some(principal.clone()));
+        let ticket = ResumeTicket::from_text(&ticket);
+        Some(ResumeHint { url, ticket, expires_in: Duration::from_secs(30) })
+    }
+
+    fn resume(&self, ticket: &ResumeTicket) -> Result<Principal, RelayError> {
+        let mut state = self.state.lock();
+        let bearer = state.tickets.get_mut(ticket.expose()).and_then(Option::take);
+        bearer.ok_or(RelayError::Unauthenticated)
+    }
+
+    fn confirm(&self, principal: &Principal, _: Instant) -> BoxFuture<'_, Result<(), RelayError>> {
+        let principal = principal.clone();
+        Box::pin(async move {
+            let _held = self.hold_keys.read().await;
+            let is_valid = self.state.lock().keys.values().any(|who| *who == principal);
+            if is_valid { Ok(()) } else { Err(RelayError::Unauthenticated) }
+        })
+    }
+
     fn connect(
         &self,
         principal: &Principal,
+        received: &[(Priority, u64)],
         _: Window,
         sink: Arc<dyn PushSink>,
     ) -> Arc<dyn Session> {
@@ -327,12 +362,13 @@ impl Relay for FakeRelay {
             sink,
             state: Arc::clone(&self.state),
             changed: Arc::clone(&self.changed),
-            offered: Mutex::default(),
+            offered: Mutex::new(received.to_vec()),
             written: Mutex::default(),
         });
         self.state.lock().sessions.push((principal.clone(), Arc::downgrade(&session)));
         let fetch = Fetch { limit: 1_000, wait: Duration::ZERO, after: None };
-        let backlog = self.read(&principal.device, fetch);
+        let mut backlog = self.read(&principal.device, fetch);
+        backlog.retain(|message| !received.contains(&(message.priority, message.seq)));
         if !backlog.is_empty() {
             session.offer(backlog.into_iter().map(Arc::new).collect());
         }
