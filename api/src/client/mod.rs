@@ -25,6 +25,9 @@ mod connector;
 mod endpoint;
 mod error;
 mod identity;
+mod journey;
+mod line;
+mod memory;
 mod rest;
 mod retry;
 mod socket;
@@ -36,7 +39,7 @@ pub use error::{ClientError, Refusal};
 pub use identity::{DeviceKey, KeyFileError};
 pub use rest::{Client, ClientConfig};
 pub use retry::send_until_accepted;
-pub use socket::{Event, Events, LiveKind, Sender};
+pub use socket::{Entry, Event, Events, LiveKind, Sender};
 pub use types::{Capabilities, Fetch, GatewayStatus, Letter, Receipt, Received};
 
 pub use heliograph_cluster::{AckItem, ApiKey, RevokeScope};
