@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use heliograph_api::{
     RegistrationMode,
     client::{
-        AckItem, ApiKey, Client, ClientConfig, ClientError, DeviceKey, Event, Fetch, Letter,
+        AckItem, ApiKey, Client, ClientConfig, ClientError, DeviceKey, Entry, Event, Fetch, Letter,
         LiveKind, RevokeScope, send_until_accepted,
     },
     server::{Pem, Security, TlsConfig},
@@ -170,9 +170,52 @@ async fn sockets_talk() {
     let error = alice.send(&Letter::new(device("bob"), "x")).await.unwrap_err();
     assert!(error.is_retryable());
     assert_eq!(code(error), "overloaded");
-    rig.relay.push("bob", &Push::Close(CloseReason::NodeRestarts));
-    assert_eq!(within(to_bob.next()).await, Some(Event::Closed(Some(1012))));
+    rig.relay.push("bob", &Push::Close(CloseReason::TryAgainLater));
+    assert_eq!(within(to_bob.next()).await, Some(Event::Closed(Some(1013))));
     assert_eq!(within(to_bob.next()).await, None);
+}
+
+#[tokio::test]
+async fn a_socket_goes_on_at_the_next_node_as_if_nothing_had_happened() {
+    let rig = Rig::start();
+    let next = rig.beside();
+    rig.relay.set_next_home(&format!("ws://{}/ws", next.address));
+    let alice = client(&rig).with_key(rig.relay.device("alice"));
+    let bob = client(&rig).with_key(rig.relay.device("bob"));
+    let (bob, mut to_bob) = within(bob.connect(Acknowledgement::Explicit)).await.unwrap();
+    let letters: Vec<_> = (0..3).map(|n| Letter::new(device("bob"), vec![n])).collect();
+    let mut got = Vec::new();
+    for letter in &letters[..2] {
+        alice.send(letter).await.unwrap();
+        let Some(Event::Message(message)) = within(to_bob.next()).await else { panic!() };
+        got.push(message.ack());
+    }
+    // One letter's answer is not there when the node goes, and one message not acknowledged.
+    let held = rig.relay.hold.clone().write_owned().await;
+    let late = Letter::new(device("alice"), "late");
+    let sending = bob.send(&late);
+    let going = async {
+        rig.relay.until(|relay| relay.sends_begun.load(Ordering::SeqCst) == 3).await;
+        rig.server().send_off(Duration::ZERO).await;
+        drop(held);
+    };
+    let (receipt, ()) = within(async { tokio::join!(sending, going) }).await;
+    receipt.unwrap();
+    assert_eq!(within(to_bob.next()).await, Some(Event::Resumed(Entry::Ticket)));
+    alice.send(&letters[2]).await.unwrap();
+    let Some(Event::Message(message)) = within(to_bob.next()).await else { panic!("repeated") };
+    assert_eq!(message.message_id, letters[2].message_id);
+    got.push(message.ack());
+    bob.acknowledge(&got).await.unwrap();
+    rig.relay.until(|relay| relay.pending("bob") == 0).await;
+    assert_eq!(rig.relay.pending("alice"), 1, "the letter was accepted once");
+    // Where the next node is gone as well it goes back to where it began, by its key.
+    rig.server().stay();
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    rig.relay.set_next_home(&format!("ws://{gone}/ws"));
+    next.server().send_off(Duration::ZERO).await;
+    assert_eq!(within(to_bob.next()).await, Some(Event::Resumed(Entry::Key)));
+    drop(alice);
 }
 
 #[tokio::test]

@@ -73,13 +73,13 @@ async fn nothing_is_done_by_ticket_before_its_key_is_confirmed() {
     let held = rig.relay.hold_keys.clone().write_owned().await;
     let (mut ws, answer) = enter(&rig, json!({ "ticket": first })).await;
     assert_eq!(answer["type"], "auth_success");
-    ws.send(&letter("bob", "early")).await;
+    ws.send(&letter("carol", "early")).await;
     let (mut late, _) = enter(&rig, json!({ "ticket": second })).await;
-    late.send(&letter("bob", "never")).await;
+    late.send(&letter("carol", "late")).await;
     drop(held);
     // The answer to what was sent early comes once the key is confirmed.
     assert_eq!(ws.json().await["message_id"], "early");
-    assert_eq!(late.json().await["type"], "message");
+    assert_eq!(late.json().await["message_id"], "late");
     let held = rig.relay.hold_keys.clone().write_owned().await;
     let third = ticket(&rig, &bob).await;
     let revoke = post("/api/v1/auth/revoke", &json!({})).key(&bob);
@@ -87,7 +87,7 @@ async fn nothing_is_done_by_ticket_before_its_key_is_confirmed() {
     let before = rig.relay.sent_order().len();
     let (mut revoked, answer) = enter(&rig, json!({ "ticket": third })).await;
     assert_eq!(answer["type"], "auth_success");
-    revoked.send(&letter("bob", "revoked")).await;
+    revoked.send(&letter("carol", "revoked")).await;
     drop(held);
     assert_eq!(revoked.closed().await, 4401);
     assert_eq!(rig.relay.sent_order().len(), before);

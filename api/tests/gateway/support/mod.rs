@@ -38,7 +38,15 @@ impl Rig {
     }
 
     pub fn with(config: ServerConfig) -> Self {
-        let relay = Arc::new(FakeRelay::default());
+        Self::over(Arc::default(), config)
+    }
+
+    /// Another node of the same cluster.
+    pub fn beside(&self) -> Self {
+        Self::over(Arc::clone(&self.relay), config())
+    }
+
+    fn over(relay: Arc<FakeRelay>, config: ServerConfig) -> Self {
         let shutdown = CancellationToken::new();
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let server =
