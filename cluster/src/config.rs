@@ -153,7 +153,9 @@ impl Config {
             enable_pre_vote: Some(true),
             enable_leader_restore: Some(false),
             allow_log_reversion: Some(false),
-            backoff: "20ms 40ms 80ms ..1s".to_owned(),
+            // A follower that is back may be the one that a quorum needs: its leaders must not let
+            // it wait for long.
+            backoff: "20ms 40ms 80ms ..160ms".to_owned(),
             ..openraft::Config::default()
         };
         Arc::new(config.validate().expect("Config::validate checked the timings"))

@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Storages},
     detector::Detector,
     fail_safe::{Fitness, disk_failure},
+    member::MemberState,
     model::ShardId,
     neighbours::{About, Neighbours, Stance},
     raft::{GroupCore, GroupKind, GroupLog, RaftGroup, raft_id},
@@ -176,7 +177,7 @@ impl Context {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
+        self.is_draining.load(Ordering::Relaxed) || self.is_asked_to_drain(self.local())
     }
 
     /// How long this process runs.
@@ -199,9 +200,18 @@ impl Context {
         }
     }
 
+    /// Whether the registry wants `node` to lead nothing and serve nobody.
+    pub(crate) fn is_asked_to_drain(&self, node: NodeId) -> bool {
+        let topology = self.topology();
+        let member = topology.as_ref().and_then(|topology| topology.member(node));
+        let leaves = [MemberState::Draining, MemberState::Leaving];
+        member.is_some_and(|member| leaves.contains(&member.state))
+    }
+
     /// Whether `node` may be handed a leadership: it lives and stays.
     pub(crate) fn may_lead(&self, node: NodeId) -> bool {
-        self.detector.lock().is_live(node) && !self.neighbours.is_draining(node)
+        let stays = !self.neighbours.is_draining(node) && !self.is_asked_to_drain(node);
+        stays && self.detector.lock().is_live(node)
     }
 
     /// How many shards have no leader that this node knows of.

@@ -202,11 +202,36 @@ impl Node {
         self.context.fitness.failure().await
     }
 
+    /// Waits until an operator has asked this node to drain.
+    pub async fn asked_to_drain(&self) {
+        self.asked(|context| context.is_asked_to_drain(context.local())).await;
+    }
+
+    /// Waits until no operator asks this node to drain any more.
+    pub async fn asked_to_stay(&self) {
+        self.asked(|context| !context.is_asked_to_drain(context.local())).await;
+    }
+
+    async fn asked(&self, condition: impl Fn(&Context) -> bool) {
+        let mut topology = self.context.topology.subscribe();
+        while !condition(&self.context) {
+            if topology.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Begins to go away: the node is not ready any more, nobody hands it a leadership, and those
     /// it has move to nodes that stay. Answers when they have, or `patience` is over. Clients are
     /// still served, and connections stay.
     pub async fn drain(&self, patience: Duration) {
         drain::begin(&self.context);
+        self.hand_over(patience).await;
+    }
+
+    /// Moves all leaderships to nodes that stay; answers when they have moved, or `patience` is
+    /// over.
+    pub async fn hand_over(&self, patience: Duration) {
         let left = drain::hand_over(&self.context, Instant::now() + patience).await;
         if left > 0 {
             tracing::warn!(left, "leaderships did not move in time: the others will elect");

@@ -68,6 +68,9 @@ fn sim_a_leader_that_drains_stalls_nobody() {
                 for number in 0..300 {
                     let began = tokio::time::Instant::now();
                     relay.send(message(number), deadline()).await.unwrap();
+                    if began.elapsed() > Duration::from_millis(300) {
+                        eprintln!("{stopped} {number}: {:?}", began.elapsed());
+                    }
                     longest = longest.max(began.elapsed());
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }

@@ -160,6 +160,9 @@ async fn serve(
     let mut becoming_ready = Some(Box::pin(running.node.ready()));
     let mut disk_well = std::pin::pin!(recovered(running, config));
     let mut notice = Instant::now() + NOT_READY_NOTICE;
+    let shares = parts::StopShares::of(config.shutdown.deadline);
+    let mut is_draining = false;
+    let mut sending_off = None;
     loop {
         tokio::select! {
             // The end goes before everything; failing before being ready.
@@ -177,6 +180,23 @@ async fn serve(
                     return End::Failed(failure);
                 }
                 tracing::info!(address = %running.server.local_addr(), "ready");
+            }
+            // As for a shutdown, without its end: the node keeps its replicas.
+            () = running.node.asked_to_drain(), if !is_draining => {
+                is_draining = true;
+                running.server.leave();
+                sending_off = Some(Box::pin(async {
+                    running.node.hand_over(shares.hand_over).await;
+                    running.server.send_off(shares.send_off).await;
+                }));
+            }
+            () = running.node.asked_to_stay(), if is_draining => {
+                (is_draining, sending_off) = (false, None);
+                running.server.stay();
+            }
+            () = pending_unless(&mut sending_off) => {
+                sending_off = None;
+                tracing::info!("drained: no leadership and no client is left");
             }
             () = tokio::time::sleep_until(notice), if becoming_ready.is_some() => {
                 notice = Instant::now() + NOT_READY_NOTICE;
