@@ -134,6 +134,11 @@ pub enum Fault {
         /// Their ids.
         nodes: Vec<u16>,
     },
+    /// SIGTERM to this node, until its process has ended; it must end with 0.
+    Stop {
+        /// Its id.
+        node: u16,
+    },
     /// Start of these nodes on their directories.
     Restart {
         /// Their ids.

@@ -87,6 +87,9 @@ pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>
             Fault::Restart { nodes } | Fault::Repair { nodes } => {
                 dead.retain(|node| !nodes.contains(node));
             }
+            Fault::Stop { node } => {
+                dead.insert(*node);
+            }
         }
         let promised = before && majority(&dead);
         let next = faults.get(i + 1).map_or(Duration::MAX, |(at, _)| *at);

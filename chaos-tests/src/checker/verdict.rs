@@ -39,6 +39,15 @@ pub enum Finding {
         /// As the relay said.
         seq: u64,
     },
+    /// A number came twice in one reading.
+    CameTwice {
+        /// Where.
+        mailbox: MailboxNumber,
+        /// In which priority.
+        priority: u8,
+        /// The number.
+        seq: u64,
+    },
     /// A message came to another mailbox, or with another priority, than it was sent to.
     Misdelivered {
         /// Where it came.

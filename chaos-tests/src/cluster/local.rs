@@ -265,6 +265,21 @@ impl LocalCluster {
         self.running.get_mut(&id).is_some_and(|process| !process.has_ended())
     }
 
+    /// SIGTERM to node `id`; answers when it is gone.
+    ///
+    /// # Errors
+    /// When it does not run, does not end in time, or does not end with 0. A node that
+    /// [`Self::restart`] did not start has no exit status for us: that is an error, too.
+    pub async fn stop_node(&mut self, id: u16) -> Result<()> {
+        let process = self.running.remove(&id);
+        let mut process = process.with_context(|| format!("node {id} does not run"))?;
+        process.signal(Signal::TERM)?;
+        process.ended(STOP_DEADLINE).await?;
+        let code = process.exit_code();
+        ensure!(code == Some(0), "node {id} ended with {code:?} instead of 0");
+        Ok(())
+    }
+
     /// Starts killed nodes on their directories; does not wait until they are ready.
     ///
     /// # Errors

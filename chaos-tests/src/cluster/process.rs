@@ -90,6 +90,13 @@ impl Process {
         Ok(())
     }
 
+    /// With which status a child of ours has ended; `None` for one that a signal ended, that has
+    /// not ended, or that is not ours.
+    pub(super) fn exit_code(&mut self) -> Option<i32> {
+        let (child, _) = self.child.as_mut()?;
+        child.try_wait().ok()??.code()
+    }
+
     /// What it uses now.
     pub(super) fn usage(&self) -> Result<Usage> {
         usage_of(self.pid())

@@ -39,6 +39,7 @@ pub async fn inflict(cluster: &mut LocalCluster, fault: Fault, recorder: &Record
                 eprintln!("node {node}: {report:?}");
             }
         }
+        Fault::Stop { node } => cluster.stop_node(*node).await?,
         Fault::Restart { nodes } => {
             cluster.restart(nodes)?;
             for node in nodes {

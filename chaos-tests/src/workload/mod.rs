@@ -16,5 +16,6 @@ mod typed;
 
 pub use self::{
     letter::Letters,
+    progress::Resumed,
     queue::{Config, Report, Workload},
 };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use heliograph_api::client::Entry;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -29,6 +30,16 @@ struct State {
     waiting: HashSet<MessageNumber>,
     /// Answers that a correct relay never gives to a correct client.
     refused: Vec<String>,
+    resumed: Resumed,
+}
+
+/// How often connections of the product's own client went on at another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// By the ticket their former node gave them.
+    pub by_ticket: u64,
+    /// By their API key.
+    pub by_key: u64,
 }
 
 /// How many refusals are kept in full.
@@ -67,6 +78,17 @@ impl Progress {
 
     pub(super) fn refusals(&self) -> Vec<String> {
         self.with(|state| state.refused.clone())
+    }
+
+    pub(super) fn resumed(&self, entry: Entry) {
+        self.with(|state| match entry {
+            Entry::Ticket => state.resumed.by_ticket += 1,
+            Entry::Key => state.resumed.by_key += 1,
+        });
+    }
+
+    pub(super) fn resumptions(&self) -> Resumed {
+        self.with(|state| state.resumed)
     }
 
     pub(super) fn accepted_total(&self) -> u64 {

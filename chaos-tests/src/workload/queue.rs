@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     letter::Letters,
-    progress::Progress,
+    progress::{Progress, Resumed},
     recipient::{self, Manner, Readings, Recipient},
     sender::{Sender, Transport},
 };
@@ -67,6 +67,8 @@ pub struct Report {
     pub missing: usize,
     /// Answers that a correct relay never gives to a correct client.
     pub refused: Vec<String>,
+    /// How often connections went on at another node.
+    pub resumed: Resumed,
 }
 
 /// A run that goes on.
@@ -231,7 +233,8 @@ impl Workload {
             ended.context("a recipient failed")?;
         }
         let refused = self.progress.refusals();
-        Ok(Report { accepted: self.progress.accepted_total(), missing, refused })
+        let resumed = self.progress.resumptions();
+        Ok(Report { accepted: self.progress.accepted_total(), missing, refused, resumed })
     }
 
     /// How much is pending in a mailbox when it is empty or the deadline has passed. Asks the

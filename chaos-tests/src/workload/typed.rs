@@ -79,6 +79,7 @@ impl Recipient {
                     let skipped = Operation::Skipped { mailbox, reading, priority, from, to };
                     self.recorder.record(self.process, Phase::Ok, skipped);
                 }
+                Ok(Some(Event::Resumed(entry))) => self.progress.resumed(entry),
                 Ok(Some(Event::Closed(code))) => return Err(WireError::Closed { code }),
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(WireError::Closed { code: None }),
