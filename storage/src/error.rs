@@ -68,6 +68,15 @@ pub enum Error {
         /// Where the offered one begins.
         offered: u64,
     },
+    /// What is here is sealed, and the key directory was empty: rather a directory that is not
+    /// mounted than damage.
+    #[error(
+        "{path} is sealed, but no storage key is there: bring the key directory back, or let this node join anew with an empty data directory"
+    )]
+    KeysMissing {
+        /// What is sealed.
+        path: PathBuf,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -5,6 +5,7 @@
 //!
 //! - [`LogStore`]: one segment log for all groups; an entry is durable once its [`Done`] ran with `Ok`.
 //! - [`StateStore`] and [`GroupState`]: the rows of each group, an in-memory overlay over sled.
+//! - [`Keyring`]: the storage keys that all of it is sealed with, and their end.
 //! - snapshot files: a group's rows at one applied position, streamed to lagging peers.
 
 mod error;
@@ -14,6 +15,7 @@ mod log_store;
 mod memory_log;
 mod metrics;
 mod rows;
+mod seal;
 mod segment_log;
 mod snapshot;
 mod state;
@@ -22,6 +24,7 @@ pub use error::{Error, is_disk_trouble};
 pub use log_store::{Done, Health, LogEntry, LogGroup, LogStore, Position};
 pub use memory_log::{MemoryDisk, MemoryLog, Wake};
 pub use rows::{MemoryRows, RowsRead, RowsWrite};
+pub use seal::{Entropy, KeyStatus, Keyring, MemoryKeyDisk, Retirement};
 pub use segment_log::{
     APPEND_BYTES_MAX, Damage, OpenExpectations, OpenReport, SEGMENT_BYTES, SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN, SegmentLog, SegmentLogConfig, Tear, VOTE_BYTES_MAX,

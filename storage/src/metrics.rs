@@ -69,3 +69,23 @@ pub(crate) fn log_file_read() {
 pub(crate) fn log_fail_safe() {
     gauge!("heliograph_storage_log_fail_safe").set(1.0);
 }
+
+/// How many storage keys there are.
+pub(crate) fn storage_keys(keys: usize) {
+    gauge!("heliograph_storage_keys").set(keys as f64);
+}
+
+/// How long ago the key epoch of the oldest storage key began.
+pub(crate) fn oldest_key_age(milliseconds: u64) {
+    gauge!("heliograph_storage_oldest_key_age_seconds").set(milliseconds as f64 / 1000.0);
+}
+
+/// Storage keys were destroyed.
+pub(crate) fn keys_destroyed(keys: usize) {
+    counter!("heliograph_storage_keys_destroyed_total").increment(keys as u64);
+}
+
+/// Bytes that live were sealed with a later key.
+pub(crate) fn resealed(bytes: u64) {
+    counter!("heliograph_storage_resealed_bytes_total").increment(bytes);
+}

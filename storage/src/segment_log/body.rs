@@ -1,9 +1,14 @@
 //! What is inside a record, for each kind that has a body.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::format::{u32_at, u64_at};
-use crate::{GroupId, LogEntry, Position};
+use crate::{
+    GroupId, LogEntry, Position,
+    seal::{KEY_NONE, KeyView, SEALED_AT, Sealer},
+};
 
 /// Before the entries of a record: the first index and how many there are.
 pub(super) const ENTRIES_HEADER_BYTES: usize = 16;
@@ -23,8 +28,10 @@ pub(super) struct EntryAt {
     pub(super) position: Position,
     /// Of the entry's header.
     pub(super) offset: usize,
-    /// Of the payload alone.
+    /// Of the payload alone, as it is stored.
     pub(super) payload: usize,
+    /// The storage key it is sealed with.
+    pub(super) key: u32,
 }
 
 /// A group as a state record tells it.
@@ -44,28 +51,36 @@ pub(super) struct GroupRow {
     pub(super) damaged: bool,
 }
 
-/// The bytes an entries record of these entries has in its body.
-pub(super) fn entries_bytes<'a>(entries: impl Iterator<Item = &'a LogEntry>) -> usize {
-    ENTRIES_HEADER_BYTES
-        + entries.map(|entry| ENTRY_HEADER_BYTES + entry.payload.len()).sum::<usize>()
+/// The bytes an entries record of these entries has in its body, where sealing adds `overhead`.
+pub(super) fn entries_bytes(entries: &[LogEntry], overhead: usize) -> usize {
+    let bytes = |entry: &LogEntry| ENTRY_HEADER_BYTES + overhead + entry.payload.len();
+    ENTRIES_HEADER_BYTES + entries.iter().map(bytes).sum::<usize>()
 }
 
-/// Appends the body of an entries record.
-pub(super) fn put_entries(out: &mut Vec<u8>, entries: &[LogEntry], key: u32) {
+/// Appends the body of an entries record, each entry sealed.
+pub(super) fn put_entries(
+    out: &mut Vec<u8>,
+    group: GroupId,
+    entries: &[LogEntry],
+    sealer: &Sealer,
+) {
     let first = entries.first().map_or(0, |entry| entry.position.index);
     let count = u32::try_from(entries.len()).expect("an append is bounded far below 2^32 entries");
     out.extend_from_slice(&first.to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
     out.extend_from_slice(&0u32.to_le_bytes());
     for entry in entries {
-        let bytes = u32::try_from(entry.payload.len()).expect("payloads are bounded below 4 GiB");
+        let bytes = entry.payload.len() + sealer.overhead();
+        let bytes = u32::try_from(bytes).expect("payloads are bounded below 4 GiB");
         let start = out.len();
         out.extend_from_slice(&entry.position.term.to_le_bytes());
         out.extend_from_slice(&bytes.to_le_bytes());
-        out.extend_from_slice(&key.to_le_bytes());
-        let crc = entry_crc(entry.position.index, &out[start..start + 16], &entry.payload);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out.extend_from_slice(&entry.payload);
+        out.extend_from_slice(&sealer.key().to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        sealer.seal(&place(sealer.key(), group, entry.position), &entry.payload, out);
+        let (head, stored) = out[start..].split_at(ENTRY_HEADER_BYTES);
+        let crc = entry_crc(entry.position.index, &head[..16], stored);
+        out[start + 16..start + 20].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
@@ -79,22 +94,45 @@ pub(super) fn entries_at(body: &[u8]) -> Option<Vec<EntryAt>> {
         let head = body.get(offset..offset.checked_add(ENTRY_HEADER_BYTES)?)?;
         let payload = usize::try_from(u32_at(head, 8)).ok()?;
         let position = Position { term: u64_at(head, 0), index: first.checked_add(step)? };
-        entries.push(EntryAt { position, offset, payload });
+        entries.push(EntryAt { position, offset, payload, key: u32_at(head, 12) });
         offset = offset.checked_add(ENTRY_HEADER_BYTES)?.checked_add(payload)?;
     }
     (offset == body.len()).then_some(entries)
 }
 
-/// The entry whose header starts at `offset` of `bytes`; `None` where its checksum, index or term
-/// is not what was written.
-pub(super) fn entry_at(bytes: &Bytes, offset: usize, position: Position) -> Option<LogEntry> {
+/// The entry whose header starts at `offset` of `bytes`, opened in place: where its payload lies.
+/// `None` where its checksum, index or term is not what was written, or its key is not there.
+pub(super) fn open_entry(
+    bytes: &mut [u8],
+    offset: usize,
+    group: GroupId,
+    position: Position,
+    keys: &KeyView,
+) -> Option<Range<usize>> {
     let head = bytes.get(offset..offset.checked_add(ENTRY_HEADER_BYTES)?)?;
     let start = offset + ENTRY_HEADER_BYTES;
     let end = start.checked_add(usize::try_from(u32_at(head, 8)).ok()?)?;
-    let payload = bytes.get(start..end)?;
+    let stored = bytes.get(start..end)?;
     let sound = u64_at(head, 0) == position.term
-        && entry_crc(position.index, &head[..16], payload) == u32_at(head, 16);
-    sound.then(|| LogEntry { position, payload: bytes.slice(start..end) })
+        && entry_crc(position.index, &head[..16], stored) == u32_at(head, 16);
+    if !sound {
+        return None;
+    }
+    let key = u32_at(head, 12);
+    let payload = keys.open(key, &place(key, group, position), &mut bytes[start..end])?.len();
+    let start = if key == KEY_NONE { start } else { start + SEALED_AT };
+    Some(start..start + payload)
+}
+
+/// Which entry of which group a sealed payload is: it opens as no other.
+fn place(key: u32, group: GroupId, position: Position) -> [u8; 28] {
+    let mut place = [0; 28];
+    place[..4].copy_from_slice(b"HGLE");
+    place[4..8].copy_from_slice(&key.to_le_bytes());
+    place[8..12].copy_from_slice(&group.0.to_le_bytes());
+    place[12..20].copy_from_slice(&position.index.to_le_bytes());
+    place[20..].copy_from_slice(&position.term.to_le_bytes());
+    place
 }
 
 /// Appends the body of a truncate record: the position that is the last one from then on, if any.

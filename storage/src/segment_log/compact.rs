@@ -14,7 +14,7 @@ use super::{
     report::Damage,
     shared::{Inner, Shared, Span},
 };
-use crate::{Error, GroupId, LogEntry};
+use crate::{Error, GroupId, LogEntry, Position, seal::KeyView};
 
 /// What one step moves at most: a few milliseconds of the writer's time.
 const MOVE_BYTES_MAX: u64 = 1 << 20;
@@ -24,13 +24,31 @@ const MOSTLY_DEAD: u64 = 4;
 const PINNED_SEGMENTS_MAX: u64 = 4;
 
 const CUT: &str = "the file ends before an entry that was durable";
-const UNREADABLE: &str = "an entry that was durable is unreadable";
+const UNREADABLE: &str = "an entry that was durable is unreadable, or its storage key is missing";
 
-/// A segment being emptied.
+/// A segment being emptied, of all or of what old keys have sealed.
 #[derive(Debug)]
 pub(super) struct Compaction {
     segment: u64,
+    keys: Which,
     left: VecDeque<(GroupId, u64)>,
+}
+
+/// Which entries are to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    All,
+    /// Those that are sealed with a key before this one, or not at all.
+    SealedBefore(u32),
+}
+
+impl Which {
+    fn takes(self, slot: &Slot) -> bool {
+        match self {
+            Which::All => true,
+            Which::SealedBefore(key) => slot.key < key,
+        }
+    }
 }
 
 /// The entries of one record to be written again.
@@ -45,6 +63,16 @@ impl Inner {
     pub(super) fn dead(&self, active: u64) -> Vec<u64> {
         let older = self.segments.keys().copied().take_while(|segment| *segment != active);
         older.take_while(|segment| self.usage.of(*segment) == 0).collect()
+    }
+
+    /// The first segment with entries that are to be sealed with a later key, if any.
+    pub(super) fn outdated(&self) -> Option<u64> {
+        if !self.usage.lives_before(self.reseal_before) {
+            return None;
+        }
+        let slots = self.written.values().flat_map(|written| written.slots());
+        let outdated = slots.filter(|(_, slot)| slot.key < self.reseal_before);
+        outdated.map(|(_, slot)| slot.segment).min()
     }
 
     /// The segment that is to be emptied now, if any.
@@ -62,12 +90,13 @@ impl Inner {
 
 impl Compaction {
     /// Lists what lives in `segment`.
-    pub(super) fn new(inner: &Inner, segment: u64) -> Compaction {
+    pub(super) fn new(inner: &Inner, segment: u64, keys: Which) -> Compaction {
+        let is_meant = move |slot: &Slot| slot.segment == segment && keys.takes(slot);
         let groups = inner.written.iter().flat_map(|(group, written)| {
-            let here = written.slots().filter(move |(_, slot)| slot.segment == segment);
+            let here = written.slots().filter(move |(_, slot)| is_meant(slot));
             here.map(|(index, _)| (*group, index))
         });
-        Compaction { segment, left: groups.collect() }
+        Compaction { segment, keys, left: groups.collect() }
     }
 
     /// Whether all was moved.
@@ -77,10 +106,14 @@ impl Compaction {
 
     /// Reads the next entries to move. An unreadable one costs its group.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Vec<Move>, Error> {
-        let spans = self.take_spans(&shared.inner.lock());
+        let (spans, keys) = {
+            let inner = shared.inner.lock();
+            // Keys of what lives are there: none is destroyed before its entries have moved.
+            (self.take_spans(&inner), shared.config.keys.view())
+        };
         let mut moves: Vec<Move> = Vec::new();
         for (group, span) in spans {
-            match read_span(&shared.config.dir, &span)? {
+            match read_span(&shared.config.dir, group, &span, &keys)? {
                 Ok(entries) => moves.push(Move { group, entries }),
                 Err(damage) => shared.inner.lock().lose(group, &damage),
             }
@@ -96,9 +129,8 @@ impl Compaction {
         while bytes < MOVE_BYTES_MAX {
             let Some((group, index)) = self.left.pop_front() else { break };
             let slot = inner.written.get(&group).and_then(|written| written.slot(index));
-            let Some(slot) = slot.filter(|slot: &Slot| slot.segment == self.segment) else {
-                continue;
-            };
+            let is_meant = |slot: &Slot| slot.segment == self.segment && self.keys.takes(slot);
+            let Some(slot) = slot.filter(is_meant) else { continue };
             let follows =
                 next == Some(index) && spans.last().is_some_and(|(last, _)| *last == group);
             if !follows {
@@ -114,8 +146,13 @@ impl Compaction {
     }
 }
 
-/// Reads the entries of a span; the inner error is damage.
-pub(super) fn read_span(dir: &Path, span: &Span) -> Result<Result<Vec<LogEntry>, Damage>, Error> {
+/// Reads and opens the entries of a span; the inner error is damage.
+pub(super) fn read_span(
+    dir: &Path,
+    group: GroupId,
+    span: &Span,
+    keys: &KeyView,
+) -> Result<Result<Vec<LogEntry>, Damage>, Error> {
     let path = || segment_path(dir, span.segment);
     let size = usize::try_from(span.bytes).expect("segments are below 4 GiB");
     let mut bytes = vec![0; size];
@@ -125,16 +162,17 @@ pub(super) fn read_span(dir: &Path, span: &Span) -> Result<Result<Vec<LogEntry>,
         }
         return Err(super::open::io_error("read", &path(), source));
     }
-    let bytes = Bytes::from(bytes);
-    let mut entries = Vec::with_capacity(span.entries.len());
+    let mut places = Vec::with_capacity(span.entries.len());
     for (index, slot) in &span.entries {
         let offset = u64::from(slot.offset);
         let at = usize::try_from(offset - span.start).expect("an offset inside the span");
-        let position = crate::Position { term: slot.term, index: *index };
-        match body::entry_at(&bytes, at, position) {
-            Some(entry) => entries.push(entry),
+        let position = Position { term: slot.term, index: *index };
+        match body::open_entry(&mut bytes, at, group, position, keys) {
+            Some(payload) => places.push((position, payload)),
             None => return Ok(Err(Damage { path: path(), offset, reason: UNREADABLE })),
         }
     }
-    Ok(Ok(entries))
+    let bytes = Bytes::from(bytes);
+    let entry = |(position, at)| LogEntry { position, payload: bytes.slice(at) };
+    Ok(Ok(places.into_iter().map(entry).collect()))
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use crate::GroupId;
+use crate::{GroupId, Keyring};
 
 /// The default size of a segment: large enough that rolling (three syncs) is rare, small enough
 /// that space comes back soon.
@@ -37,12 +37,14 @@ pub struct SegmentLogConfig {
     /// Unpredictable bytes, drawn anew for every open: they enter the checksums, so that nobody can
     /// craft a payload that reads as a record.
     pub salt: u64,
+    /// What entries are sealed with.
+    pub keys: Keyring,
     /// The least last index of each group, as other files of the node noted it.
     pub expectations: OpenExpectations,
 }
 
 impl SegmentLogConfig {
-    /// The defaults for a log in `dir`. `salt` must come from a random generator.
+    /// The defaults for a log in `dir`, which seals nothing. `salt` must come from a random generator.
     pub fn new(dir: impl Into<PathBuf>, salt: u64) -> Self {
         SegmentLogConfig {
             dir: dir.into(),
@@ -57,6 +59,7 @@ impl SegmentLogConfig {
             // Long enough for full bandwidth, short enough that a vote waits some 10 ms at most.
             batch_bytes_max: 8 << 20,
             salt,
+            keys: Keyring::unsealed(),
             expectations: OpenExpectations::default(),
         }
     }

@@ -12,13 +12,15 @@ use bytes::Bytes;
 use super::{
     OpenReport, SegmentLog,
     body::{self, GroupRow},
-    format::{Chain, Kind, RecordHeader, SegmentHeader},
+    format::{Chain, FORMAT_VERSION, Kind, RecordHeader, SegmentHeader},
     replay::segment_path,
     scan::scan,
     sim_disk::SimDisk,
-    test_support::{Random, Seen, answer, block_on, config, entry, open, see, see_all},
+    test_support::{
+        Random, Seen, answer, block_on, config, entry, open, open_unsealed, see, see_all,
+    },
 };
-use crate::{Error, GroupId, LogStore, Position};
+use crate::{Error, GroupId, Keyring, LogStore, Position};
 
 const A: GroupId = GroupId(1);
 const B: GroupId = GroupId(2);
@@ -122,7 +124,7 @@ fn every_flipped_bit_is_reported_or_harmless() {
 #[test]
 fn damage_is_laid_to_the_group_that_lost_records() {
     let disk = SimDisk::new(1);
-    let (log, _) = open(&disk).expect("it opens");
+    let log = open_unsealed(&disk);
     append(&log, A, 1, 2, 200);
     append(&log, B, 1, 2, 200);
     append(&log, A, 2, 3, 200);
@@ -200,7 +202,7 @@ fn log_that_ends_below_the_checkpoint_is_damaged() {
 #[test]
 fn unfinished_write_is_cut_and_is_no_damage() {
     let disk = SimDisk::new(1);
-    let (log, _) = open(&disk).expect("it opens");
+    let log = open_unsealed(&disk);
     append(&log, A, 1, 4, 100);
     disk.fail_next_sync();
     let entries = (4..7).map(|index| entry(A, 0, index, 600)).collect();
@@ -221,17 +223,17 @@ fn unfinished_write_is_cut_and_is_no_damage() {
 fn other_version_is_refused() {
     let (mut files, _) = sample();
     let bytes = files.values_mut().next().expect("a segment");
-    bytes[8] = 2;
+    bytes[8] = 3;
     let crc = crc32c::crc32c(&bytes[..60]).to_le_bytes();
     bytes[60..64].copy_from_slice(&crc);
     let opened = open_files(&files).map(|_| ());
-    assert!(matches!(opened, Err(Error::Version { version: 2, .. })), "{opened:?}");
+    assert!(matches!(opened, Err(Error::Version { version: 3, .. })), "{opened:?}");
 }
 
 #[test]
 fn unreadable_entry_costs_its_group_at_the_read() {
     let disk = SimDisk::new(1);
-    let (log, _) = open(&disk).expect("it opens");
+    let log = open_unsealed(&disk);
     append(&log, A, 1, 40, 200);
     append(&log, B, 1, 2, 200);
     disk.change(|bytes| {
@@ -331,6 +333,7 @@ fn random_files(random: &mut Random) -> Files {
     let mut previous = (0, 0);
     for sequence in 1..=1 + random.below(3) {
         let mut header = SegmentHeader {
+            version: FORMAT_VERSION,
             sequence,
             epoch: number(random),
             salt: 3,
@@ -367,7 +370,7 @@ fn random_body(kind: Kind, random: &mut Random, number: fn(&mut Random) -> u64) 
             let entries: Vec<_> = (0..random.below(4))
                 .map(|step| entry(A, term, first.wrapping_add(step), 10))
                 .collect();
-            body::put_entries(&mut body, &entries, 0);
+            body::put_entries(&mut body, A, &entries, &Keyring::unsealed().sealer());
         }
         Kind::Truncate => {
             let last = (random.below(2) == 0).then(|| position(random));

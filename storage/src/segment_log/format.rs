@@ -7,8 +7,10 @@ use crate::GroupId;
 
 /// The first bytes of every segment file.
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"HGSEGLOG";
-/// The version this build writes and reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// The version this build writes: entries may be sealed.
+pub(super) const FORMAT_VERSION: u32 = 2;
+/// The version before: nothing is sealed. Read for ever.
+const FORMAT_VERSION_UNSEALED: u32 = 1;
 /// A segment header: one field list, a multiple of [`ALIGN`].
 pub(super) const SEGMENT_HEADER_BYTES: usize = 64;
 /// With the segment's seed, the first bytes of every record: a search for records behind damage is
@@ -18,14 +20,14 @@ pub(super) const RECORD_MAGIC: u32 = 0x3152_4748;
 pub(super) const RECORD_HEADER_BYTES: usize = 40;
 /// Records start at multiples of this, so that a search behind damage looks at few places.
 pub(super) const ALIGN: usize = 8;
-/// No storage key: the body is stored as handed in.
-pub(super) const KEY_NONE: u32 = 0;
 /// The group of records about the log itself.
 pub(super) const LOG_GROUP: GroupId = GroupId(u32::MAX);
 
 /// What a segment says of itself and of the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    /// The format's version.
+    pub(super) version: u32,
     /// Its place in the sequence of files; also its name.
     pub(super) sequence: u64,
     /// Counts the opens of the log.
@@ -45,7 +47,7 @@ impl SegmentHeader {
     pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
-        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.salt.to_le_bytes());
@@ -64,7 +66,8 @@ impl SegmentHeader {
             return Err(HeaderError::Invalid);
         }
         match u32_at(bytes, 8) {
-            FORMAT_VERSION => Ok(SegmentHeader {
+            version @ (FORMAT_VERSION_UNSEALED | FORMAT_VERSION) => Ok(SegmentHeader {
+                version,
                 sequence: u64_at(bytes, 16),
                 epoch: u64_at(bytes, 24),
                 salt: u64_at(bytes, 32),
@@ -78,7 +81,12 @@ impl SegmentHeader {
 
     /// What every record checksum of this segment starts from, and the chain of its first record.
     pub(super) fn seed(&self) -> u32 {
-        crc32c::crc32c(&self.encode())
+        let bytes = self.encode();
+        match self.version {
+            // A checksum over itself is the same number for all: version 1 took that.
+            FORMAT_VERSION_UNSEALED => crc32c::crc32c(&bytes),
+            _ => u32_at(&bytes, 60),
+        }
     }
 }
 
@@ -154,7 +162,7 @@ pub(super) struct RecordHeader {
     pub(super) group: GroupId,
     /// Counts the group's records, so that a lost one is missed by its group and by no other.
     pub(super) number: u64,
-    /// The storage key the body is sealed with, [`KEY_NONE`] for none.
+    /// The storage key the body is sealed with, 0 for none.
     pub(super) key: u32,
     /// Up to where this file was durable before this record was written.
     pub(super) synced: u32,

@@ -19,8 +19,10 @@ pub(super) struct Slot {
     pub(super) term: u64,
     /// Of the entry's header in the file.
     pub(super) offset: u32,
-    /// Of the payload.
+    /// Of the payload, as it is stored.
     pub(super) payload: u32,
+    /// The storage key it is sealed with.
+    pub(super) key: u32,
 }
 
 impl Slot {
@@ -30,10 +32,12 @@ impl Slot {
     }
 }
 
-/// How much of each segment lives.
+/// How much of each segment lives, and of what each storage key has sealed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     live: BTreeMap<u64, u64>,
+    /// Living entries by key; none is zero.
+    keys: BTreeMap<u32, u64>,
     total: u64,
 }
 
@@ -48,6 +52,11 @@ impl Usage {
         self.total
     }
 
+    /// Whether something lives that is sealed with a key before `key`, or not at all.
+    pub(super) fn lives_before(&self, key: u32) -> bool {
+        self.keys.first_key_value().is_some_and(|(oldest, _)| *oldest < key)
+    }
+
     /// Forgets a segment that is gone.
     pub(super) fn forget(&mut self, segment: u64) {
         assert_eq!(self.live.remove(&segment).unwrap_or(0), 0, "a living segment is never removed");
@@ -56,12 +65,18 @@ impl Usage {
     fn add(&mut self, slot: &Slot) {
         *self.live.entry(slot.segment).or_default() += slot.bytes();
         self.total += slot.bytes();
+        *self.keys.entry(slot.key).or_default() += 1;
     }
 
     fn remove(&mut self, slot: &Slot) {
         let live = self.live.get_mut(&slot.segment).expect("a slot was counted when it was added");
         *live -= slot.bytes();
         self.total -= slot.bytes();
+        let of_key = self.keys.get_mut(&slot.key).expect("a slot was counted when it was added");
+        *of_key -= 1;
+        if *of_key == 0 {
+            self.keys.remove(&slot.key);
+        }
     }
 }
 

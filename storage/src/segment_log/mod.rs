@@ -33,6 +33,8 @@ mod fault_test;
 #[cfg(test)]
 mod format_test;
 #[cfg(test)]
+mod reseal_test;
+#[cfg(test)]
 mod sim_disk;
 #[cfg(test)]
 mod test_support;
@@ -42,7 +44,7 @@ use std::{
     future::{Future, ready},
     ops::Range,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     thread::JoinHandle,
 };
 
@@ -62,7 +64,7 @@ use self::{
     visible::Visible,
     writer::Writer,
 };
-use crate::{Done, Error, GroupId, Health, LogEntry, LogGroup, LogStore, Position};
+use crate::{Done, Error, GroupId, Health, LogEntry, LogGroup, LogStore, Position, seal::KeyUser};
 
 /// The segment log of a node. Dropping it closes it.
 pub struct SegmentLog {
@@ -108,11 +110,14 @@ impl SegmentLog {
                 phase: Phase::Open,
                 failure: None,
                 waiting: Waiting::No,
+                reseal_before: 0,
                 writer: None,
             }),
             work: Condvar::new(),
             room: Condvar::new(),
         });
+        let user: Weak<dyn KeyUser> = Arc::downgrade(&(shared.clone() as Arc<dyn KeyUser>));
+        shared.config.keys.register(user);
         let error = |source| open::io_error("start a thread", &dir, source);
         let reader = Reader::start(shared.clone()).map_err(error)?;
         let writer = Writer::new(shared.clone(), disk, opened.active);
@@ -145,7 +150,7 @@ impl LogStore for SegmentLog {
 
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done) {
         let change = Change::Append(entries);
-        let bytes = record_bytes(&change);
+        let bytes = record_bytes(&change, 0);
         if bytes > APPEND_BYTES_MAX {
             return done(Err(Error::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX }));
         }
@@ -203,15 +208,7 @@ impl LogStore for SegmentLog {
         range: Range<u64>,
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Vec<LogEntry>, Error>> + Send>> {
-        let planned = {
-            let inner = self.shared.inner.lock();
-            match (inner.phase, inner.damage(group)) {
-                (Phase::Open, None) => inner.plan(group, range, bytes_max),
-                (Phase::Open, Some(damage)) => Err(damage),
-                (Phase::Closing | Phase::Closed, _) => Err(Error::Closed),
-            }
-        };
-        let plan = match planned {
+        let plan = match self.shared.plan(group, range, bytes_max) {
             Ok(plan) if !plan.spans.is_empty() => plan,
             Ok(plan) => return Box::pin(ready(Ok(plan.recent))),
             Err(error) => return Box::pin(ready(Err(error))),

@@ -7,7 +7,7 @@ use super::{
     config::SegmentLogConfig,
     disk::{Disk, DiskFile},
     format::{
-        Chain, HeaderError, KEY_NONE, Kind, LOG_GROUP, RecordHeader, SEGMENT_HEADER_BYTES,
+        Chain, FORMAT_VERSION, HeaderError, Kind, LOG_GROUP, RecordHeader, SEGMENT_HEADER_BYTES,
         SegmentHeader,
     },
     index::{Usage, Written},
@@ -15,7 +15,7 @@ use super::{
     report::{OpenReport, Tear},
     scan::{Item, scan},
 };
-use crate::{Error, GroupId};
+use crate::{Error, GroupId, seal::KEY_NONE};
 
 /// Held by the process that has the log open.
 const LOCK_FILE: &str = "lock";
@@ -122,7 +122,10 @@ pub(super) fn open(
     if sequences.first().is_some_and(|first| *first > noted && noted > 0) {
         replay.damaged((noted, 0), MISSING);
     }
-    let replayed = replay.finish(&config.expectations);
+    let replayed = replay.finish(&config.expectations, &config.keys.view());
+    if config.keys.is_new() && replayed.keyless > 0 {
+        return Err(Error::KeysMissing { path: dir.clone() });
+    }
     // Damage found just now outlives the files it was found in.
     for row in &mut rows {
         row.damaged |= replayed.groups.get(&row.id()).is_some_and(|group| group.damage.is_some());
@@ -193,6 +196,7 @@ impl NewSegment<'_> {
     /// The bytes the segment starts with, and where the unproven records lie in them.
     fn bytes(&self, rows: &[GroupRow]) -> (SegmentHeader, Vec<u8>, Vec<u64>) {
         let mut header = SegmentHeader {
+            version: FORMAT_VERSION,
             sequence: self.sequence,
             epoch: self.epoch,
             salt: self.salt,

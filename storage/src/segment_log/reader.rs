@@ -67,7 +67,7 @@ fn answer(shared: &Shared, group: GroupId, plan: Plan) -> Answer {
     metrics::log_file_read();
     let mut entries = Vec::new();
     for span in &plan.spans {
-        match read_span(&shared.config.dir, span)? {
+        match read_span(&shared.config.dir, group, span, &plan.keys)? {
             Ok(read) => entries.extend(read),
             Err(damage) => {
                 let mut inner = shared.inner.lock();

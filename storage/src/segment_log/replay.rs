@@ -19,13 +19,14 @@ use super::{
     index::{Slot, Usage, Written},
     report::Damage,
 };
-use crate::GroupId;
+use crate::{GroupId, seal::KeyView};
 
 const LOST: &str = "records of this group are missing";
 const EARLIER: &str = "found at an earlier open";
 const HOLE: &str = "entries are missing";
 const SHORT: &str = "the log ends below the checkpoint";
 const UNKNOWN: &str = "records behind this group's last one are unreadable";
+const KEY: &str = "the storage key of entries of this group is missing";
 const BODY: &str = "a record's body is not of its kind";
 
 /// Where a record stands: segment and offset. Places are ordered as the log is.
@@ -64,6 +65,8 @@ pub(super) struct Replayed {
     pub(super) usage: Usage,
     /// All places of damage.
     pub(super) damage: Vec<Damage>,
+    /// How many groups have living entries whose storage key is missing.
+    pub(super) keyless: usize,
     /// How many records there were.
     pub(super) records: u64,
 }
@@ -119,9 +122,9 @@ impl Replay {
     }
 
     /// Ends: what is still missing is lost.
-    pub(super) fn finish(mut self, expectations: &OpenExpectations) -> Replayed {
+    pub(super) fn finish(mut self, expectations: &OpenExpectations, keys: &KeyView) -> Replayed {
         let mut usage = std::mem::take(&mut self.usage);
-        let mut groups = BTreeMap::new();
+        let (mut groups, mut keyless) = (BTreeMap::new(), Vec::new());
         for (id, mut group) in self.groups {
             let place = group.seen;
             let path = segment_path(&self.dir, place.0);
@@ -129,6 +132,13 @@ impl Replay {
                 group.written.damaged(Damage { reason: UNKNOWN, ..damage.clone() }, &mut usage);
             } else if !group.settle(&mut usage) {
                 let damage = Damage { path, offset: place.1, reason: HOLE };
+                group.written.damaged(damage, &mut usage);
+            }
+            let unopenable = group.written.slots().find(|(_, slot)| !keys.holds(slot.key));
+            if let Some((_, slot)) = unopenable {
+                let path = segment_path(&self.dir, slot.segment);
+                let damage = Damage { path, offset: u64::from(slot.offset), reason: KEY };
+                keyless.push(damage.clone());
                 group.written.damaged(damage, &mut usage);
             }
             let min = expectations.last_index_min.get(&id);
@@ -139,8 +149,9 @@ impl Replay {
             }
             groups.insert(id, group.written);
         }
-        let damage = self.damage.into_iter().map(|(_, damage)| damage).collect();
-        Replayed { groups, usage, damage, records: self.records }
+        let (records, count) = (self.records, keyless.len());
+        let damage = self.damage.into_iter().map(|(_, damage)| damage).chain(keyless).collect();
+        Replayed { groups, usage, damage, keyless: count, records }
     }
 
     /// Makes a group known that other files, or records still to come, tell of.
@@ -295,5 +306,6 @@ fn slot(place: Place, entry: &EntryAt) -> Option<Slot> {
         term: entry.position.term,
         offset: u32::try_from(offset).ok()?,
         payload: u32::try_from(entry.payload).ok()?,
+        key: entry.key,
     })
 }

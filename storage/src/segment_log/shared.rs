@@ -20,7 +20,10 @@ use super::{
     report::Damage,
     visible::Visible,
 };
-use crate::{Done, Error, GroupId, Health, LogEntry, Position, metrics};
+use crate::{
+    Done, Error, GroupId, Health, LogEntry, Position, metrics,
+    seal::{KeyUser, KeyView, Reseal},
+};
 
 /// What a write asks for.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ pub(super) struct Inner {
     pub(super) phase: Phase,
     pub(super) failure: Option<Error>,
     pub(super) waiting: Waiting,
+    /// What is sealed with an earlier key is to be moved.
+    pub(super) reseal_before: u32,
     pub(super) writer: Option<ThreadId>,
 }
 
@@ -109,6 +114,8 @@ pub(super) struct Span {
 pub(super) struct Plan {
     pub(super) spans: Vec<Span>,
     pub(super) recent: Vec<LogEntry>,
+    /// The keys of what the spans hold, though they be destroyed meanwhile.
+    pub(super) keys: KeyView,
 }
 
 impl Shared {
@@ -149,6 +156,26 @@ impl Shared {
         }
     }
 
+    /// What a read of `range` takes, at most about `bytes_max` bytes.
+    pub(super) fn plan(
+        &self,
+        group: GroupId,
+        range: Range<u64>,
+        bytes_max: usize,
+    ) -> Result<Plan, Error> {
+        let inner = self.inner.lock();
+        if inner.phase != Phase::Open {
+            return Err(Error::Closed);
+        }
+        match inner.damage(group) {
+            None => {
+                let plan = inner.plan(group, range, bytes_max)?;
+                Ok(Plan { keys: self.config.keys.view(), ..plan })
+            }
+            Some(damage) => Err(damage),
+        }
+    }
+
     fn wait_for_room(&self) -> MutexGuard<'_, Inner> {
         let mut inner = self.inner.lock();
         while inner.phase == Phase::Open
@@ -161,6 +188,23 @@ impl Shared {
             self.room.wait(&mut inner);
         }
         inner
+    }
+}
+
+impl KeyUser for Shared {
+    /// The writer moves the entries; a later call finds them moved.
+    fn reseal(&self, number: u32) -> Result<Reseal, Error> {
+        let mut inner = self.inner.lock();
+        if let Some(refusal) = inner.refusal() {
+            return Err(refusal);
+        }
+        if !inner.usage.lives_before(number) {
+            return Ok(Reseal::Done);
+        }
+        inner.reseal_before = number;
+        drop(inner);
+        self.work.notify_one();
+        Ok(Reseal::UnderWay)
     }
 }
 
@@ -197,12 +241,7 @@ impl Inner {
     }
 
     /// What a read of `range` takes, at most about `bytes_max` bytes.
-    pub(super) fn plan(
-        &self,
-        group: GroupId,
-        range: Range<u64>,
-        bytes_max: usize,
-    ) -> Result<Plan, Error> {
+    fn plan(&self, group: GroupId, range: Range<u64>, bytes_max: usize) -> Result<Plan, Error> {
         let mut plan = Plan::default();
         let Some(visible) = self.visible.get(&group) else { return Ok(plan) };
         let end = visible.last.map_or(0, |last| last.index.saturating_add(1)).min(range.end);
@@ -267,10 +306,10 @@ impl Inner {
 /// Reading past this much of other groups' entries is cheaper than another read.
 const SPAN_GAP_BYTES_MAX: u64 = 16 << 10;
 
-/// The bytes a change takes in the log, at most.
-pub(super) fn record_bytes(change: &Change) -> usize {
+/// The bytes a change takes in the log, at most, where sealing an entry adds `overhead`.
+pub(super) fn record_bytes(change: &Change, overhead: usize) -> usize {
     let body = match change {
-        Change::Append(entries) => body::entries_bytes(entries.iter()),
+        Change::Append(entries) => body::entries_bytes(entries, overhead),
         Change::Vote(vote) => vote.len(),
         Change::Truncate(_) | Change::Purge(_) => 16,
         Change::Drop => 0,

@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{OpenReport, SegmentLog, SegmentLogConfig, disk::Disk};
-use crate::{Done, Error, GroupId, LogEntry, LogGroup, LogStore, Position};
+use super::{OpenReport, SegmentLog, SegmentLogConfig, disk::Disk, sim_disk::SimDisk};
+use crate::{Done, Error, GroupId, Keyring, LogEntry, LogGroup, LogStore, MemoryKeyDisk, Position};
 
 /// Far longer than any step takes: a test that waits so long has failed.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -86,9 +86,21 @@ pub(super) fn entry(group: GroupId, term: u64, index: u64, bytes: usize) -> LogE
     LogEntry { position: Position { term, index }, payload: Bytes::from(payload) }
 }
 
-/// The settings tests use: small, so that little data rolls segments and leaves memory.
+thread_local! {
+    /// The keys of all logs that a test opens, one after the other.
+    static KEYS: Keyring = keys(&MemoryKeyDisk::new(), 0x5e);
+}
+
+/// The keys on `disk`; each open draws `fill` as its key.
+pub(super) fn keys(disk: &MemoryKeyDisk, fill: u8) -> Keyring {
+    let ring = Keyring::open_memory(disk, Box::new(move |bytes| bytes.fill(fill)), 0);
+    ring.expect("a disk in memory takes writes")
+}
+
+/// The settings tests use: sealed, and small, so that little data rolls segments and leaves memory.
 pub(super) fn config(dir: &Path) -> SegmentLogConfig {
     let mut config = SegmentLogConfig::new(dir, 0x5eed);
+    config.keys = KEYS.with(Keyring::clone);
     config.segment_bytes = 16 << 10;
     config.tail_bytes_max = 1 << 10;
     config
@@ -99,6 +111,13 @@ pub(super) fn open(
     disk: &(impl Disk + Clone + 'static),
 ) -> Result<(SegmentLog, OpenReport), Error> {
     SegmentLog::open_on(Arc::new(disk.clone()), config(Path::new("/log")))
+}
+
+/// Opens the log of `/log` on a simulated disk; what it writes is legible.
+pub(super) fn open_unsealed(disk: &SimDisk) -> SegmentLog {
+    let mut config = config(Path::new("/log"));
+    config.keys = Keyring::unsealed();
+    SegmentLog::open_on(Arc::new(disk.clone()), config).expect("it opens").0
 }
 
 /// A group with all its entries.

@@ -6,15 +6,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 use super::{
     body::{self, ENTRIES_HEADER_BYTES, ENTRY_HEADER_BYTES},
     clock::now,
-    compact::{Compaction, Move},
+    compact::{Compaction, Move, Which},
     disk::Disk,
-    format::{KEY_NONE, Kind, LOG_GROUP, RECORD_HEADER_BYTES, RecordHeader, padded},
+    format::{Kind, LOG_GROUP, RECORD_HEADER_BYTES, RecordHeader, padded},
     index::Slot,
     open::{Active, Segment, io_error, roll},
     replay::segment_path,
     shared::{Change, Inner, Phase, Shared, Waiting, Write, record_bytes},
 };
-use crate::{Error, GroupId, LogEntry, metrics};
+use crate::{
+    Error, GroupId, LogEntry, metrics,
+    seal::{KEY_NONE, Sealer},
+};
 
 /// From this many writes in a sync on the log is under load, and the next sync is spaced: fewer
 /// than that are a few closed loops, which waiting would only slow.
@@ -151,18 +154,22 @@ impl Writer {
         self.compaction.is_some()
             || !inner.dead(active).is_empty()
             || inner.mostly_dead(active, &self.shared.config).is_some()
+            || inner.outdated().is_some()
     }
 
     fn step(&mut self, writes: Vec<Write>) -> Result<(), (Error, Vec<Write>)> {
+        // Held until what it has sealed is in the books.
+        let sealer = self.shared.config.keys.sealer();
         let tidied = self.tidy().and_then(|tidy| {
-            let places = self.write(&tidy, &writes)?;
+            let places = self.write(&tidy, &writes, &sealer)?;
             Ok((tidy, places))
         });
         let (tidy, (moved, placed)) = match tidied {
             Ok(tidied) => tidied,
             Err(error) => return Err((error, writes)),
         };
-        let idle = self.apply(&tidy, &moved, &writes, &placed);
+        let idle = self.apply(&tidy, &moved, &writes, &placed, &sealer);
+        drop(sealer);
         for write in writes {
             (write.done)(Ok(()));
         }
@@ -176,8 +183,14 @@ impl Writer {
             let inner = self.shared.inner.lock();
             tidy.dead = inner.dead(self.active.sequence);
             if self.compaction.is_none() && tidy.dead.is_empty() {
-                let segment = inner.mostly_dead(self.active.sequence, &self.shared.config);
-                self.compaction = segment.map(|segment| Compaction::new(&inner, segment));
+                let dying = inner.mostly_dead(self.active.sequence, &self.shared.config);
+                let outdated = || {
+                    let keys = Which::SealedBefore(inner.reseal_before);
+                    inner.outdated().map(|segment| (segment, keys))
+                };
+                let next = dying.map(|segment| (segment, Which::All)).or_else(outdated);
+                self.compaction =
+                    next.map(|(segment, keys)| Compaction::new(&inner, segment, keys));
             }
         }
         if let Some(compaction) = &mut self.compaction {
@@ -190,11 +203,17 @@ impl Writer {
     }
 
     /// Writes a batch and makes it durable; tells where each record starts.
-    fn write(&mut self, tidy: &Tidy, writes: &[Write]) -> Result<(Vec<u64>, Vec<u64>), Error> {
-        let moved = tidy.moves.iter().map(move_bytes).sum::<usize>();
+    fn write(
+        &mut self,
+        tidy: &Tidy,
+        writes: &[Write],
+        sealer: &Sealer,
+    ) -> Result<(Vec<u64>, Vec<u64>), Error> {
+        let overhead = sealer.overhead();
+        let moved = tidy.moves.iter().map(|moved| move_bytes(moved, overhead)).sum::<usize>();
         let head = if tidy.dead.is_empty() { 0 } else { RECORD_HEADER_BYTES + HEAD_BYTES };
-        let bytes =
-            moved + head + writes.iter().map(|write| record_bytes(&write.change)).sum::<usize>();
+        let bytes = writes.iter().map(|write| record_bytes(&write.change, overhead));
+        let bytes = moved + head + bytes.sum::<usize>();
         if bytes == 0 {
             return Ok((Vec::new(), vec![0; writes.len()]));
         }
@@ -204,12 +223,12 @@ impl Writer {
         self.buffer.clear();
         self.buffer.reserve(bytes);
         // Moves come first: they were read from the log as it is before these writes.
-        let moved = tidy.moves.iter().map(|moved| self.put_move(moved)).collect();
+        let moved = tidy.moves.iter().map(|moved| self.put_move(moved, sealer)).collect();
         if let Some(last) = tidy.dead.last() {
             let first = last + 1;
             self.put(Kind::Head, LOG_GROUP, |out| out.extend_from_slice(&first.to_le_bytes()));
         }
-        let placed = writes.iter().map(|write| self.put_change(write)).collect();
+        let placed = writes.iter().map(|write| self.put_change(write, sealer)).collect();
         let began = now();
         self.flush()?;
         metrics::log_synced(writes.len(), bytes, now().saturating_duration_since(began));
@@ -221,6 +240,16 @@ impl Writer {
     }
 
     fn put(&mut self, kind: Kind, group: GroupId, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        self.put_sealed(kind, group, KEY_NONE, body)
+    }
+
+    fn put_sealed(
+        &mut self,
+        kind: Kind,
+        group: GroupId,
+        key: u32,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) -> u64 {
         let at = self.active.end + self.buffer.len() as u64;
         let number = match (kind, group) {
             (_, LOG_GROUP) => 0,
@@ -232,22 +261,30 @@ impl Writer {
             }
         };
         let synced = u32::try_from(self.active.synced).expect("segments are below 4 GiB");
-        let header = RecordHeader { kind, group, number, key: KEY_NONE, synced };
+        let header = RecordHeader { kind, group, number, key, synced };
         self.active.chain.record(&mut self.buffer, header, body);
         at
     }
 
-    fn put_move(&mut self, moved: &Move) -> u64 {
-        let entries = &moved.entries;
-        self.put(Kind::Moved, moved.group, |out| body::put_entries(out, entries, KEY_NONE))
+    fn put_entries(
+        &mut self,
+        kind: Kind,
+        group: GroupId,
+        entries: &[LogEntry],
+        sealer: &Sealer,
+    ) -> u64 {
+        let key = sealer.key();
+        self.put_sealed(kind, group, key, |out| body::put_entries(out, group, entries, sealer))
     }
 
-    fn put_change(&mut self, write: &Write) -> u64 {
+    fn put_move(&mut self, moved: &Move, sealer: &Sealer) -> u64 {
+        self.put_entries(Kind::Moved, moved.group, &moved.entries, sealer)
+    }
+
+    fn put_change(&mut self, write: &Write, sealer: &Sealer) -> u64 {
         let group = write.group;
         match &write.change {
-            Change::Append(entries) => {
-                self.put(Kind::Entries, group, |out| body::put_entries(out, entries, KEY_NONE))
-            }
+            Change::Append(entries) => self.put_entries(Kind::Entries, group, entries, sealer),
             Change::Vote(vote) => self.put(Kind::Vote, group, |out| out.extend_from_slice(vote)),
             Change::Truncate(last) => {
                 self.put(Kind::Truncate, group, |out| body::put_truncate(out, *last))
@@ -272,7 +309,14 @@ impl Writer {
         Ok(())
     }
 
-    fn apply(&self, tidy: &Tidy, moved: &[u64], writes: &[Write], placed: &[u64]) -> bool {
+    fn apply(
+        &self,
+        tidy: &Tidy,
+        moved: &[u64],
+        writes: &[Write],
+        placed: &[u64],
+        sealer: &Sealer,
+    ) -> bool {
         let mut guard = self.shared.inner.lock();
         let inner = &mut *guard;
         let segment = self.active.sequence;
@@ -281,14 +325,14 @@ impl Writer {
         }
         for (moved, at) in tidy.moves.iter().zip(moved) {
             if let Some(written) = inner.written.get_mut(&moved.group) {
-                for (index, slot) in slots(segment, *at, &moved.entries) {
+                for (index, slot) in slots(segment, *at, &moved.entries, sealer) {
                     written.moved(index, slot, &mut inner.usage);
                     metrics::log_moved(slot.bytes());
                 }
             }
         }
         for (write, at) in writes.iter().zip(placed) {
-            inner.apply(write, segment, *at);
+            inner.apply(write, segment, *at, sealer);
             if let Some(visible) = inner.visible.get_mut(&write.group) {
                 visible.shed(self.shared.config.tail_bytes_max, write.number);
             }
@@ -370,7 +414,7 @@ impl Writer {
 }
 
 impl Inner {
-    fn apply(&mut self, write: &Write, segment: u64, at: u64) {
+    fn apply(&mut self, write: &Write, segment: u64, at: u64, sealer: &Sealer) {
         match write.change {
             Change::Nothing => return,
             Change::Drop => {
@@ -384,7 +428,7 @@ impl Inner {
         let written = self.written.entry(write.group).or_default();
         match &write.change {
             Change::Append(entries) => {
-                for (index, slot) in slots(segment, at, entries) {
+                for (index, slot) in slots(segment, at, entries, sealer) {
                     written.append(index, slot, &mut self.usage);
                 }
             }
@@ -397,22 +441,30 @@ impl Inner {
 }
 
 /// Where the entries of a record at `at` lie.
-fn slots(segment: u64, at: u64, entries: &[LogEntry]) -> impl Iterator<Item = (u64, Slot)> {
+fn slots(
+    segment: u64,
+    at: u64,
+    entries: &[LogEntry],
+    sealer: &Sealer,
+) -> impl Iterator<Item = (u64, Slot)> {
+    let (key, overhead) = (sealer.key(), sealer.overhead());
     let mut offset = at + (RECORD_HEADER_BYTES + ENTRIES_HEADER_BYTES) as u64;
     entries.iter().map(move |entry| {
+        let payload = entry.payload.len() + overhead;
         let slot = Slot {
             segment,
             term: entry.position.term,
             offset: u32::try_from(offset).expect("segments are below 4 GiB"),
-            payload: u32::try_from(entry.payload.len()).expect("payloads are below 4 GiB"),
+            payload: u32::try_from(payload).expect("payloads are below 4 GiB"),
+            key,
         };
-        offset += (ENTRY_HEADER_BYTES + entry.payload.len()) as u64;
+        offset += (ENTRY_HEADER_BYTES + payload) as u64;
         (entry.position.index, slot)
     })
 }
 
-fn move_bytes(moved: &Move) -> usize {
-    RECORD_HEADER_BYTES + padded(body::entries_bytes(moved.entries.iter()))
+fn move_bytes(moved: &Move, overhead: usize) -> usize {
+    RECORD_HEADER_BYTES + padded(body::entries_bytes(&moved.entries, overhead))
 }
 
 /// The end of all writing: what was being written fails with `error`, the rest as fail-safe.

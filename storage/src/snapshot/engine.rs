@@ -12,18 +12,23 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    block::{BlockReader, BlockWriter},
-    medium::{Listed, Medium, Part, io_error},
+    block::{BlockReader, BlockWriter, Written},
+    medium::{Listed, Medium, io_error},
+    receiver::Receiver,
     rows::{APPLIED_BYTES_MAX, RowReader, RowWriter},
     store::{CHUNK_BYTES_MAX, SnapshotInfo, SnapshotReceiver},
 };
-use crate::{Error, Frozen, GroupId, GroupState, metrics};
+use crate::{
+    Error, Frozen, GroupId, GroupState, Keyring, metrics,
+    seal::{KeyUser, Reseal},
+};
 
 /// Rows fetched from the store at once while a snapshot is written: 256 of 64 KiB are 16 MiB.
 const PAGE_ROWS: usize = 256;
 
 pub(super) struct Engine {
     medium: Box<dyn Medium>,
+    keys: Keyring,
     groups: Mutex<BTreeMap<GroupId, Files>>,
     next_part: AtomicU64,
 }
@@ -44,7 +49,7 @@ struct Snapshot {
 
 /// Whether a published snapshot must stay readable when it is replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+pub(super) enum Wanted {
     No,
     /// It was received and is still to be installed.
     ByInstall,
@@ -53,17 +58,17 @@ enum Wanted {
 impl Engine {
     /// Finds the newest complete snapshot of each group; older ones are removed, and one whose
     /// header or end is damaged is set aside.
-    pub(super) fn open(medium: Box<dyn Medium>) -> Result<Self, Error> {
+    pub(super) fn open(medium: Box<dyn Medium>, keys: Keyring) -> Result<Arc<Self>, Error> {
         let groups = Mutex::new(BTreeMap::new());
-        let engine = Self { medium, groups, next_part: AtomicU64::new(0) };
+        let engine = Arc::new(Self { medium, keys, groups, next_part: AtomicU64::new(0) });
         let mut found: Vec<Snapshot> = Vec::new();
         for Listed { name, file } in engine.medium.list()? {
             let Some((group, id)) = parse_name(&name) else {
                 continue;
             };
-            let reader = BlockReader::new(file, engine.medium.path(&name));
-            match check_ends(&reader, group) {
-                Ok(applied) => {
+            let opened = BlockReader::open(file, engine.medium.path(&name), &engine.keys);
+            match opened.and_then(|reader| Ok((check_ends(&reader, group)?, reader))) {
+                Ok((applied, reader)) => {
                     let info = SnapshotInfo { group, id, applied, bytes: reader.bytes() };
                     found.push(Snapshot { info, reader, is_wanted: false.into() });
                 }
@@ -82,7 +87,13 @@ impl Engine {
                 engine.medium.remove(&file_name(&older.current.info));
             }
         }
+        let user: Arc<dyn KeyUser> = engine.clone();
+        engine.keys.register(Arc::downgrade(&user));
         Ok(engine)
+    }
+
+    pub(super) fn keys(&self) -> &Keyring {
+        &self.keys
     }
 
     pub(super) fn current(&self, group: GroupId) -> Option<SnapshotInfo> {
@@ -93,8 +104,7 @@ impl Engine {
         let group = state.group();
         let hold = state.commit_and_hold(frozen)?;
         let applied = hold.applied().cloned().unwrap_or_default();
-        let (part, path) = self.create()?;
-        let mut writer = RowWriter::new(BlockWriter::new(part, path), group, &applied)?;
+        let mut writer = RowWriter::new(self.create()?, group, &applied)?;
         let mut last: Option<Bytes> = None;
         loop {
             let rows = hold.rows_after(last.as_ref(), PAGE_ROWS)?;
@@ -106,11 +116,11 @@ impl Engine {
             }
             last = rows.into_iter().next_back().map(|(key, _)| key);
         }
-        let (part, bytes) = writer.finish()?.finish()?;
+        let written = writer.finish()?.finish()?;
+        metrics::snapshot_written(written.bytes);
         // Published while the rows are held: a snapshot of an older position never replaces one
         // that was installed meanwhile.
-        let info = self.publish(part, group, applied, Wanted::No)?;
-        metrics::snapshot_written(bytes);
+        let info = self.publish(written, group, applied, Wanted::No)?;
         Ok(info)
     }
 
@@ -136,9 +146,8 @@ impl Engine {
         if applied.len() > APPLIED_BYTES_MAX {
             return Err(Error::TooLarge { bytes: applied.len(), bytes_max: APPLIED_BYTES_MAX });
         }
-        let (part, path) = self.create()?;
-        let engine = self.clone();
-        Ok(Box::new(Receiver { engine, group, applied, bytes, offset: 0, part, path }))
+        let writer = self.create()?;
+        Ok(Box::new(Receiver::new(self.clone(), group, applied, bytes, writer)))
     }
 
     pub(super) fn install(&self, state: &GroupState, info: &SnapshotInfo) -> Result<(), Error> {
@@ -162,9 +171,18 @@ impl Engine {
         }
     }
 
-    fn create(&self) -> Result<(Box<dyn Part>, std::path::PathBuf), Error> {
+    /// Starts a file, sealed with the current key.
+    fn create(&self) -> Result<BlockWriter, Error> {
         let number = self.next_part.fetch_add(1, Ordering::Relaxed);
-        Ok((self.medium.create(number)?, self.medium.path("new snapshot")))
+        let path = self.medium.path("new snapshot");
+        BlockWriter::new(self.medium.create(number)?, path, self.keys.sealer())
+    }
+
+    /// Reads what was written and is not published yet.
+    pub(super) fn reader(&self, written: &Written) -> Result<BlockReader, Error> {
+        let path = self.medium.path("new snapshot");
+        let file = written.part.reader().map_err(|error| io_error("open", &path, error))?;
+        BlockReader::open(file, path, &self.keys)
     }
 
     fn find(&self, info: &SnapshotInfo) -> Result<Arc<Snapshot>, Error> {
@@ -187,24 +205,23 @@ impl Engine {
     }
 
     /// Makes a complete part the group's current snapshot and removes the one before.
-    fn publish(
+    pub(super) fn publish(
         &self,
-        mut part: Box<dyn Part>,
+        mut written: Written,
         group: GroupId,
         applied: Bytes,
         wanted: Wanted,
     ) -> Result<SnapshotInfo, Error> {
         // The long wait comes before the lock.
-        part.sync()?;
+        written.part.sync()?;
         let mut groups = self.groups.lock();
         let id = groups.get(&group).map_or(1, |files| files.current.info.id + 1);
-        let reader = part.reader();
         let name = name(group, id);
         let path = self.medium.path(&name);
-        let reader = reader.map_err(|error| io_error("open", &path, error))?;
+        let file = written.part.reader().map_err(|error| io_error("open", &path, error))?;
+        let reader = BlockReader::open(file, path, &self.keys)?;
         let info = SnapshotInfo { group, id, applied, bytes: reader.bytes() };
-        part.publish(&name)?;
-        let reader = BlockReader::new(reader, path);
+        written.part.publish(&name)?;
         let is_wanted = AtomicBool::new(wanted == Wanted::ByInstall);
         let current = Arc::new(Snapshot { info: info.clone(), reader, is_wanted });
         if let Some(before) = groups.remove(&group) {
@@ -215,52 +232,78 @@ impl Engine {
         } else {
             groups.insert(group, Files { current, retired: None });
         }
+        // Now it is in the books.
+        drop(written.sealer);
         Ok(info)
     }
-}
 
-struct Receiver {
-    engine: Arc<Engine>,
-    group: GroupId,
-    applied: Bytes,
-    bytes: u64,
-    offset: u64,
-    part: Box<dyn Part>,
-    path: std::path::PathBuf,
-}
-
-impl SnapshotReceiver for Receiver {
-    fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    fn append(&mut self, offset: u64, chunk: Bytes) -> Result<(), Error> {
-        if offset != self.offset {
-            return Err(Error::OutOfOrder { expected: self.offset, offered: offset });
+    /// Writes a snapshot's file anew, sealed with the current key: the same blocks under the same
+    /// name, so that whoever reads it goes on.
+    fn rewrite(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
+        let mut writer = self.create()?;
+        let mut number = 0;
+        while let Some(payload) = snapshot.reader.payload(number)? {
+            writer.write(&payload)?;
+            number += 1;
         }
-        let end = offset + chunk.len() as u64;
-        if end > self.bytes {
-            return Err(Error::TooLarge { bytes: end as usize, bytes_max: self.bytes as usize });
-        }
-        let written = self.part.write_all(&chunk);
-        written.map_err(|error| io_error("write", &self.path, error))?;
-        self.offset = end;
+        let mut written = writer.finish()?;
+        written.part.sync()?;
+        let mut groups = self.groups.lock();
+        let files = groups.get_mut(&snapshot.info.group);
+        let Some(files) = files.filter(|files| Arc::ptr_eq(&files.current, snapshot)) else {
+            // A newer one came meanwhile.
+            return Ok(());
+        };
+        let name = file_name(&snapshot.info);
+        let path = self.medium.path(&name);
+        let file = written.part.reader().map_err(|error| io_error("open", &path, error))?;
+        let reader = BlockReader::open(file, path, &self.keys)?;
+        written.part.publish(&name)?;
+        let is_wanted = AtomicBool::new(snapshot.is_wanted.load(Ordering::Acquire));
+        files.current = Arc::new(Snapshot { info: snapshot.info.clone(), reader, is_wanted });
+        drop(written.sealer);
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<SnapshotInfo, Error> {
-        if self.offset != self.bytes {
-            return Err(Error::OutOfOrder { expected: self.bytes, offered: self.offset });
+    /// Sets a snapshot aside that turned out damaged.
+    fn give_up(&self, snapshot: &Arc<Snapshot>, error: &Error) {
+        tracing::error!(%error, "snapshot is damaged: set aside");
+        let mut groups = self.groups.lock();
+        let group = snapshot.info.group;
+        if groups.get(&group).is_some_and(|files| Arc::ptr_eq(&files.current, snapshot)) {
+            groups.remove(&group);
+            self.medium.set_aside(&file_name(&snapshot.info));
         }
-        let file = self.part.reader().map_err(|error| io_error("open", &self.path, error))?;
-        let reader = BlockReader::new(file, self.path.clone());
-        check_header(&reader, self.group, &self.applied)?.verify()?;
-        self.engine.publish(self.part, self.group, self.applied, Wanted::ByInstall)
+    }
+}
+
+impl KeyUser for Engine {
+    /// Moves one file at a time. The owner writes new snapshots of groups that changed; this is
+    /// for those that did not.
+    fn reseal(&self, number: u32) -> Result<Reseal, Error> {
+        let outdated = {
+            let groups = self.groups.lock();
+            let mut current = groups.values().map(|files| &files.current);
+            current.find(|snapshot| snapshot.reader.key() < number).cloned()
+        };
+        let Some(snapshot) = outdated else { return Ok(Reseal::Done) };
+        match self.rewrite(&snapshot) {
+            Ok(()) => Ok(Reseal::Moved(snapshot.info.bytes)),
+            Err(error @ Error::Damage { .. }) => {
+                self.give_up(&snapshot, &error);
+                Ok(Reseal::Moved(0))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
 /// Opens the content and checks that it is the one expected.
-fn check_header(reader: &BlockReader, group: GroupId, applied: &Bytes) -> Result<RowReader, Error> {
+pub(super) fn check_header(
+    reader: &BlockReader,
+    group: GroupId,
+    applied: &Bytes,
+) -> Result<RowReader, Error> {
     let rows = RowReader::open(reader.clone())?;
     if rows.group() != group {
         return Err(reader.damage(0, "snapshot of another group"));

@@ -16,7 +16,7 @@ use super::{
     medium::{Listed, Medium, Part, ReadAt, io_error},
     store::{SnapshotInfo, SnapshotReceiver, SnapshotStore},
 };
-use crate::{Error, Frozen, GroupId, GroupState, Health};
+use crate::{Error, Frozen, GroupId, GroupState, Health, Keyring};
 
 /// Snapshot files in a directory.
 pub struct FileSnapshots {
@@ -29,9 +29,14 @@ impl FileSnapshots {
     /// Opens a directory, creating it where there is none. What an earlier run left unfinished is
     /// removed; what is complete is made durable before it is relied on.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_sealed(dir, Keyring::unsealed())
+    }
+
+    /// Like [`FileSnapshots::open`]; what is written is sealed with `keys`.
+    pub fn open_sealed(dir: &Path, keys: Keyring) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(|error| io_error("create", dir, error))?;
         let medium = FileMedium { dir: dir.to_path_buf() };
-        let engine = Arc::new(Engine::open(Box::new(medium))?);
+        let engine = Engine::open(Box::new(medium), keys)?;
         Ok(Self { engine, failed: Mutex::new(None) })
     }
 

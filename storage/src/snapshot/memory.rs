@@ -19,7 +19,7 @@ use super::{
     medium::{Listed, Medium, Part, ReadAt},
     store::{SnapshotInfo, SnapshotReceiver, SnapshotStore},
 };
-use crate::{Error, Frozen, GroupId, GroupState};
+use crate::{Error, Frozen, GroupId, GroupState, Keyring};
 
 /// The disk of a [`MemorySnapshots`]: survives it, can be inspected, damaged and opened again.
 #[derive(Clone, Debug, Default)]
@@ -58,9 +58,14 @@ pub struct MemorySnapshots {
 impl MemorySnapshots {
     /// The snapshots on `disk`.
     pub fn open(disk: &MemorySnapshotDisk) -> Result<Self, Error> {
+        Self::open_sealed(disk, Keyring::unsealed())
+    }
+
+    /// Like [`MemorySnapshots::open`]; what is written is sealed with `keys`.
+    pub fn open_sealed(disk: &MemorySnapshotDisk, keys: Keyring) -> Result<Self, Error> {
         let is_crashed = Arc::new(AtomicBool::new(false));
         let medium = MemoryMedium { disk: disk.clone(), is_crashed: is_crashed.clone() };
-        Ok(Self { engine: Arc::new(Engine::open(Box::new(medium))?), is_crashed })
+        Ok(Self { engine: Engine::open(Box::new(medium), keys)?, is_crashed })
     }
 
     /// Crashes: later writes answer [`Error::Closed`], the disk keeps the complete files.

@@ -3,13 +3,17 @@
 //! `docs/reference/snapshot-format.md`.
 
 mod block;
+mod cover;
 mod engine;
 mod file;
 mod medium;
 mod memory;
+mod receiver;
 mod rows;
 mod store;
 
+#[cfg(test)]
+mod sealed_test;
 #[cfg(test)]
 mod snapshot_test;
 

@@ -174,7 +174,7 @@ impl RowReader {
 
     fn damage(&self, reason: &'static str) -> Error {
         let block = self.next_block.saturating_sub(1);
-        self.blocks.damage(block * super::block::BLOCK_BYTES as u64, reason)
+        self.blocks.damage(self.blocks.place(block), reason)
     }
 }
 

@@ -70,6 +70,8 @@ pub trait SnapshotReceiver: Send {
     /// sent twice, is refused with [`Error::OutOfOrder`] and changes nothing.
     fn append(&mut self, offset: u64, chunk: Bytes) -> Result<(), Error>;
 
-    /// Verifies what arrived and makes it durable and the group's current snapshot.
+    /// Verifies what arrived and makes it durable and the group's current snapshot. Answers
+    /// [`Error::SnapshotGone`] where the storage key it was sealed with went meanwhile: receive it
+    /// again.
     fn finish(self: Box<Self>) -> Result<SnapshotInfo, Error>;
 }

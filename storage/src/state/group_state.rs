@@ -148,6 +148,21 @@ impl GroupState {
         layers.active.bytes() + frozen
     }
 
+    /// Deletes some rows of generations that a snapshot has replaced; `true` where none are left.
+    /// Checkpoints do the same by and by.
+    pub fn sweep(&self) -> Result<bool, Error> {
+        let mut stale = self.inner.stale.lock();
+        let mut batch = Vec::new();
+        let swept = self.sweep_into(&mut batch, &stale)?;
+        if !batch.is_empty() {
+            self.inner.store.commit(batch)?;
+        }
+        if swept {
+            stale.pop();
+        }
+        Ok(stale.is_empty())
+    }
+
     /// Deletes the group's rows and its applied position, for a replica that moved away. Blocks, in
     /// bounded batches; a crash leaves all rows visible or none, and the next open and erase go on.
     pub fn erase(&self) -> Result<(), Error> {

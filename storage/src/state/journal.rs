@@ -6,9 +6,11 @@
 //! one is in sled and synced. sled's own batches are not used, since one holds every other access
 //! of the process off and every page it touches in memory until it is done (see the ADR).
 //!
-//! Layout, integers big-endian: magic `HELIOJNL`, version u32 = 1, sequence u64, rows u64, length
+//! Layout, integers big-endian: magic `HELIOJNL`, version u32 = 2, sequence u64, rows u64, length
 //! of the rows u64, the rows, CRC-32C u32 over all before. A row: put u8 (1 or 0 = delete), key
-//! length u16, value length u32, key, value. What follows is left over from a longer batch.
+//! length u16, value length u32, key, value as sled is to store it: sealed and with its checksum, so
+//! that the journal needs no key. Version 1 had values as they were handed in. What follows is left
+//! over from a longer batch.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,6 +22,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
     disk_file::DiskFile,
+    row_seal::STORED_EXTRA_BYTES,
     store::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX},
 };
 use crate::Error;
@@ -27,7 +30,9 @@ use crate::Error;
 pub(super) const JOURNAL_FILE: &str = "checkpoint.journal";
 
 const MAGIC: [u8; 8] = *b"HELIOJNL";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Values are as they were handed in.
+const VERSION_PLAIN: u32 = 1;
 const HEADER_BYTES: usize = 8 + 4 + 3 * 8;
 const ROW_HEADER_BYTES: usize = 1 + 2 + 4;
 const CRC_BYTES: usize = 4;
@@ -47,6 +52,15 @@ pub(super) type Change = (Bytes, Option<Bytes>);
 pub(super) struct Entry {
     pub(super) sequence: u64,
     pub(super) changes: Vec<Change>,
+    /// Whether values are as sled stores them, or as they were handed in.
+    pub(super) values: Values,
+}
+
+/// What the values of an entry are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Values {
+    Plain,
+    Stored,
 }
 
 /// The journal's file.
@@ -147,9 +161,11 @@ fn decode(mut content: Bytes, path: &Path) -> Result<Option<Entry>, Error> {
     content.truncate(crc_at);
     content.advance(MAGIC.len());
     let version = content.get_u32();
-    if version != VERSION {
-        return Err(Error::Version { path: path.to_path_buf(), version });
-    }
+    let values = match version {
+        VERSION => Values::Stored,
+        VERSION_PLAIN => Values::Plain,
+        version => return Err(Error::Version { path: path.to_path_buf(), version }),
+    };
     let sequence = content.get_u64();
     let rows = content.get_u64();
     content.advance(8);
@@ -161,7 +177,7 @@ fn decode(mut content: Bytes, path: &Path) -> Result<Option<Entry>, Error> {
         };
         changes.push(change);
     }
-    Ok(Some(Entry { sequence, changes }))
+    Ok(Some(Entry { sequence, changes, values }))
 }
 
 /// Where the checksum stands, if the content can be a journal at all.
@@ -182,7 +198,7 @@ fn take_change(content: &mut Bytes) -> Option<Change> {
     let is_put = content.get_u8() == 1;
     let key_bytes = usize::from(content.get_u16());
     let value_bytes = content.get_u32() as usize;
-    let fits = key_bytes <= KEY_BYTES_MAX && value_bytes <= VALUE_BYTES_MAX;
+    let fits = key_bytes <= KEY_BYTES_MAX && value_bytes <= VALUE_BYTES_MAX + STORED_EXTRA_BYTES;
     if !fits || content.len() < key_bytes + value_bytes {
         return None;
     }
@@ -245,7 +261,7 @@ mod tests {
         for (sequence, changes) in [(1, changes()), (2, many), (3, vec![]), (4, changes())] {
             journal.write(sequence, &changes).unwrap();
             let (_, entry) = Journal::open(dir.path()).unwrap();
-            assert_eq!(entry, Some(Entry { sequence, changes }));
+            assert_eq!(entry, Some(Entry { sequence, changes, values: Values::Stored }));
         }
     }
 
@@ -288,7 +304,7 @@ mod tests {
         let (body, crc) = content.split_at(content.len() - CRC_BYTES);
         assert_eq!(&body[..8], b"HELIOJNL");
         let expected = [
-            [0, 0, 0, 1].as_slice(),
+            [0, 0, 0, 2].as_slice(),
             &[0, 0, 0, 0, 0, 0, 0, 5],
             &[0, 0, 0, 0, 0, 0, 0, 1],
             &[0, 0, 0, 0, 0, 0, 0, 9],
@@ -296,5 +312,10 @@ mod tests {
         ];
         assert_eq!(body[8..], expected.concat());
         assert_eq!(crc, crc32c::crc32c(body).to_be_bytes());
+        let mut first = body.to_vec();
+        first[11] = 1;
+        first.extend_from_slice(&crc32c::crc32c(&first).to_be_bytes());
+        let entry = decode(first.into(), dir.path()).unwrap().unwrap();
+        assert_eq!((entry.sequence, entry.values), (5, Values::Plain), "version 1 is read");
     }
 }

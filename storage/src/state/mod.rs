@@ -18,8 +18,10 @@ mod journal;
 mod keys;
 mod layer;
 mod memory_store;
+mod row_seal;
 mod sled_config;
 mod sled_open;
+mod sled_reseal;
 mod sled_store;
 mod store;
 

@@ -3,13 +3,14 @@
 //! One tree. A commit goes to the checkpoint journal, then row by row in key order to sled, then
 //! sled's `flush()`, and our own `sync_data()` of the database file: sled's flush only calls
 //! `sync_file_range`, which neither flushes the disk's cache nor writes the file's length. sled
-//! reports some failures by panicking; a panic is caught and treated as an error. Each value ends
-//! in a CRC-32C over key and value.
+//! reports some failures by panicking; a panic is caught and treated as an error. Each value is
+//! sealed and ends in a CRC-32C (see `row_seal`).
 
 use std::{
     fs::{self, File},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -17,14 +18,19 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{
     disk_file::DiskFile,
-    journal::{Change, Entry, Journal},
+    journal::{Change, Entry, Journal, Values},
+    row_seal::{RowError, close_all, close_system, open_value},
     sled_config::{SledConfig, StateOpen},
     sled_open::{
         DATABASE_FILE, guarded, io_error, is_content, move_aside, refuse_if_locked, sync_all,
     },
+    sled_reseal::Pass,
     store::{StateStore, check_batch},
 };
-use crate::{Error, Health, metrics};
+use crate::{
+    Error, Health, Keyring, metrics,
+    seal::{KeyUser, KeyView},
+};
 
 /// sled's segment: 16 of the largest rows make a node of 1.1 MiB, and sled writes what exceeds a
 /// quarter of a segment to a file of its own, which it does not sync.
@@ -37,25 +43,28 @@ const BEGUN_KEY: [u8; 5] = [0, 0, 0, 0, 1];
 /// The sequence of the last batch whose rows are all there: the last row of each commit.
 const DONE_KEY: [u8; 5] = [0, 0, 0, 0, 2];
 
-/// The version of keys and values this build writes and reads.
-const VERSION: u32 = 1;
+/// The version of keys and values that a store with keys writes: values may be sealed.
+const VERSION: u32 = 2;
+/// The version of a store where nothing is sealed.
+const VERSION_UNSEALED: u32 = 1;
 
-const CRC_BYTES: usize = 4;
+const KEY_MISSING: &str = "the storage key of a row is missing";
 
 /// Rows in sled.
 pub struct SledStore {
     /// `None` once it could not be reopened.
     db: RwLock<Option<sled::Db>>,
+    pub(super) keys: Keyring,
     dir: PathBuf,
     path: PathBuf,
     config: SledConfig,
-    writer: Mutex<Writer>,
+    pub(super) writer: Mutex<Writer>,
     /// The first failure.
     failed: Mutex<Option<Error>>,
 }
 
 /// What one commit at a time uses.
-struct Writer {
+pub(super) struct Writer {
     journal: Journal,
     /// The database file, for our own sync.
     database: Box<dyn DiskFile>,
@@ -63,6 +72,8 @@ struct Writer {
     sequence: u64,
     /// What was committed since the database was opened.
     bytes: u64,
+    /// How far rows under earlier keys are moved.
+    pub(super) pass: Pass,
 }
 
 impl SledStore {
@@ -73,9 +84,30 @@ impl SledStore {
     /// Answers an error, and moves nothing, where the reason is not the database's content: it is
     /// open in another process, permissions, a full or failing disk, or a version of a later build.
     pub fn open(dir: &Path, config: SledConfig) -> Result<(Self, StateOpen), Error> {
+        Self::open_with(dir, config, &Keyring::unsealed())
+    }
+
+    /// Like [`SledStore::open`]; what is written is sealed with `keys`.
+    pub fn open_sealed(
+        dir: &Path,
+        config: SledConfig,
+        keys: &Keyring,
+    ) -> Result<(Arc<Self>, StateOpen), Error> {
+        let (store, opened) = Self::open_with(dir, config, keys)?;
+        let store = Arc::new(store);
+        let user: Arc<dyn KeyUser> = store.clone();
+        keys.register(Arc::downgrade(&user));
+        Ok((store, opened))
+    }
+
+    fn open_with(
+        dir: &Path,
+        config: SledConfig,
+        keys: &Keyring,
+    ) -> Result<(Self, StateOpen), Error> {
         fs::create_dir_all(dir).map_err(|error| io_error("create", dir, error))?;
         refuse_if_locked(dir)?;
-        match Self::try_open(dir, &config) {
+        match Self::try_open(dir, &config, keys) {
             Ok(store) => Ok((store, StateOpen::Opened)),
             Err(error) if is_content(&error) => {
                 let moved_to = move_aside(dir)?;
@@ -84,21 +116,23 @@ impl SledStore {
                     %error, ?moved_to,
                     "state database is unreadable: rebuilding it from snapshot and log"
                 );
-                Ok((Self::try_open(dir, &config)?, StateOpen::Rebuilt { moved_to }))
+                Ok((Self::try_open(dir, &config, keys)?, StateOpen::Rebuilt { moved_to }))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn try_open(dir: &Path, config: &SledConfig) -> Result<Self, Error> {
+    fn try_open(dir: &Path, config: &SledConfig, keys: &Keyring) -> Result<Self, Error> {
         let db = open_database(dir, config)?;
         let path = dir.join(DATABASE_FILE);
         let database = File::open(&path).map_err(|error| io_error("open", &path, error))?;
         let (journal, entry) = Journal::open(dir)?;
         sync_all(dir)?;
-        let writer = Writer { journal, database: Box::new(database), sequence: 0, bytes: 0 };
+        let (database, pass) = (Box::new(database), Pass::default());
+        let writer = Writer { journal, database, sequence: 0, bytes: 0, pass };
         let store = Self {
             db: RwLock::new(Some(db)),
+            keys: keys.clone(),
             dir: dir.to_path_buf(),
             path,
             config: config.clone(),
@@ -112,14 +146,21 @@ impl SledStore {
 
     /// Reads the layout's version, or writes it to a new database.
     fn check_version(&self) -> Result<(), Error> {
+        let has_keys = self.keys.status().is_some();
+        let ours = if has_keys { VERSION } else { VERSION_UNSEALED };
         let Some(row) = self.get(&VERSION_KEY)? else {
             if self.call(|db| Ok(!db.is_empty()))? {
                 return Err(self.damage("rows without a version"));
             }
-            return self.put_system(&VERSION_KEY, &VERSION.to_be_bytes());
+            return self.put_system(&VERSION_KEY, &ours.to_be_bytes());
         };
         match <[u8; 4]>::try_from(&row[..]).map(u32::from_be_bytes) {
+            Ok(VERSION) if self.keys.is_new() => Err(Error::KeysMissing { path: self.dir.clone() }),
             Ok(VERSION) => Ok(()),
+            Ok(VERSION_UNSEALED) if has_keys => {
+                self.put_system(&VERSION_KEY, &VERSION.to_be_bytes())
+            }
+            Ok(VERSION_UNSEALED) => Ok(()),
             Ok(version) => Err(Error::Version { path: self.path.clone(), version }),
             Err(_) => Err(self.damage("version row of a wrong length")),
         }
@@ -134,7 +175,12 @@ impl SledStore {
         writer.sequence = done;
         match entry {
             Some(entry) if entry.sequence == done + 1 => {
-                self.apply(entry.sequence, &entry.changes)?;
+                let sealer = self.keys.sealer();
+                let changes = match entry.values {
+                    Values::Stored => entry.changes,
+                    Values::Plain => close_all(&entry.changes, &sealer),
+                };
+                self.apply(entry.sequence, &changes)?;
                 self.sync(&mut writer, entry.sequence)
             }
             Some(entry) if entry.sequence > done => Err(self.damage("committed rows are missing")),
@@ -144,7 +190,10 @@ impl SledStore {
     }
 
     /// Runs a call of sled; a panic inside is an error.
-    fn call<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
+    pub(super) fn call<T>(
+        &self,
+        call: impl FnOnce(&sled::Db) -> sled::Result<T>,
+    ) -> Result<T, Error> {
         let db = self.db.read();
         let db = db.as_ref().ok_or(Error::Closed)?;
         guarded(|| call(db))
@@ -163,37 +212,49 @@ impl SledStore {
     }
 
     fn put_system(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.call(|db| db.insert(key, close_value(key, value)).map(|_| ()))
+        self.call(|db| db.insert(key, close_system(key, value)).map(|_| ()))
     }
 
-    /// The value without its checksum, once that is verified.
-    fn open_value(&self, key: &[u8], stored: &[u8]) -> Result<Bytes, Error> {
-        match stored.split_last_chunk::<CRC_BYTES>() {
-            Some((value, crc)) if row_crc(key, value) == u32::from_be_bytes(*crc) => {
-                Ok(Bytes::copy_from_slice(value))
+    /// The value that was stored, once its checksum is verified. `keys` are those there were
+    /// before it was read.
+    pub(super) fn open_value(
+        &self,
+        key: &[u8],
+        stored: &[u8],
+        keys: &KeyView,
+    ) -> Result<Bytes, Error> {
+        let opened = match open_value(key, stored, keys) {
+            // Sealed with a key that was drawn between the two.
+            Err(RowError::KeyMissing) => open_value(key, stored, &self.keys.view()),
+            opened => opened,
+        };
+        opened.map_err(|error| {
+            metrics::state_damaged();
+            match error {
+                RowError::Damaged => self.damage("row checksum"),
+                RowError::KeyMissing => self.damage(KEY_MISSING),
             }
-            _ => {
-                metrics::state_damaged();
-                Err(self.damage("row checksum"))
-            }
-        }
+        })
     }
 
     fn write(&self, writer: &mut Writer, changes: &[Change]) -> Result<(), Error> {
         let sequence = writer.sequence + 1;
-        writer.journal.write(sequence, changes)?;
-        self.apply(sequence, changes)?;
+        // Held until sled has the rows, and synced.
+        let sealer = self.keys.sealer();
+        let stored = close_all(changes, &sealer);
+        writer.journal.write(sequence, &stored)?;
+        self.apply(sequence, &stored)?;
         self.sync(writer, sequence)
     }
 
-    /// Writes rows to sled, between the two that say how far it got. sled recovers a prefix of what
+    /// Writes stored values to sled, between the two that say how far it got. sled recovers a prefix of what
     /// it was given.
     fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), Error> {
         self.put_system(&BEGUN_KEY, &sequence.to_be_bytes())?;
         self.call(|db| {
             for (key, value) in changes {
                 match value {
-                    Some(value) => db.insert(&key[..], close_value(key, value))?,
+                    Some(stored) => db.insert(&key[..], &stored[..])?,
                     None => db.remove(&key[..])?,
                 };
             }
@@ -211,34 +272,44 @@ impl SledStore {
         sync_all(&self.dir)
     }
 
-    fn fail(&self, error: &Error) {
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.lock().is_some()
+    }
+
+    pub(super) fn fail(&self, error: &Error) {
         tracing::error!(%error, "state database failed: fail-safe until the node restarts");
         metrics::state_failed();
         *self.failed.lock() = Some(error.clone());
     }
 
     fn sync(&self, writer: &mut Writer, sequence: u64) -> Result<(), Error> {
-        self.call(|db| db.flush().map(|_| ()))?;
-        let synced = writer.database.sync_data();
-        synced.map_err(|error| io_error("fdatasync", &self.path, error))?;
+        self.sync_database(writer)?;
         writer.sequence = sequence;
         Ok(())
+    }
+
+    pub(super) fn sync_database(&self, writer: &Writer) -> Result<(), Error> {
+        self.call(|db| db.flush().map(|_| ()))?;
+        let synced = writer.database.sync_data();
+        synced.map_err(|error| io_error("fdatasync", &self.path, error))
     }
 }
 
 impl StateStore for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let keys = self.keys.view();
         let stored = self.call(|db| db.get(key))?;
-        stored.map(|stored| self.open_value(key, &stored)).transpose()
+        stored.map(|stored| self.open_value(key, &stored, &keys)).transpose()
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
         if from >= to {
             return Ok(Vec::new());
         }
+        let keys = self.keys.view();
         let rows: Vec<_> = self.call(|db| db.range(from..to).take(limit).collect())?;
         let open = |(key, stored): (sled::IVec, sled::IVec)| {
-            let value = self.open_value(&key, &stored)?;
+            let value = self.open_value(&key, &stored, &keys)?;
             Ok((Bytes::copy_from_slice(&key), value))
         };
         rows.into_iter().map(open).collect()
@@ -248,7 +319,7 @@ impl StateStore for SledStore {
         check_batch(&batch)?;
         let changes = in_order(batch);
         let mut writer = self.writer.lock();
-        if self.failed.lock().is_some() {
+        if self.has_failed() {
             return Err(Error::FailSafe);
         }
         self.write(&mut writer, &changes).inspect_err(|error| self.fail(error))?;
@@ -309,21 +380,13 @@ fn in_order(mut batch: Vec<Change>) -> Vec<Change> {
     batch
 }
 
-fn row_crc(key: &[u8], value: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(key), value)
-}
-
-/// The value as sled stores it.
-fn close_value(key: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(value.len() + CRC_BYTES);
-    stored.extend_from_slice(value);
-    stored.extend_from_slice(&row_crc(key, value).to_be_bytes());
-    stored
-}
-
 #[cfg(test)]
 #[path = "sled_store_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "reseal_test.rs"]
+mod reseal_tests;
 
 #[cfg(test)]
 #[path = "power_test.rs"]
