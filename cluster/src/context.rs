@@ -220,6 +220,12 @@ impl Context {
         topology.shards().filter(|shard| self.leaders.leader(*shard).is_none()).count()
     }
 
+    /// Whether all shards this node holds are open.
+    pub(crate) fn has_opened_shards(&self) -> bool {
+        let Some(topology) = self.topology() else { return false };
+        topology.shards_of(self.local()).count() == self.shards.all().len()
+    }
+
     /// Why this node does not serve; `None` when it does.
     pub(crate) fn not_ready_reason(&self) -> Option<&'static str> {
         let Some(topology) = self.topology() else {
@@ -234,7 +240,7 @@ impl Context {
         if !topology.member(self.local()).is_some_and(|member| member.admitted) {
             return Some("waiting for the registry to note this node");
         }
-        if topology.shards_of(self.local()).count() != self.shards.all().len() {
+        if !self.has_opened_shards() {
             return Some("opening the shards");
         }
         if self.shards_without_leader() > 0 {
@@ -254,9 +260,9 @@ impl Context {
         let state = GroupState::open(Arc::clone(&self.storages.state), id)
             .map_err(|error| unusable(error.to_string()))?;
         let snapshots = Arc::clone(&self.storages.snapshots);
-        let core = GroupCore::open(kind, state, id, Arc::clone(&snapshots))
-            .map_err(|error| unusable(error.to_string()))?;
         let log = GroupLog::new(Arc::clone(&self.storages.log), id);
+        let core = GroupCore::open(kind, state, id, Arc::clone(&snapshots), log.clone())
+            .map_err(|error| unusable(error.to_string()))?;
         let applied = core.applied();
         if applied.log_id.is_some() && log.last_index() < Some(applied.index()) {
             // What was applied was in the log: the log lost its end.

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    log_adapter::GroupLog,
     offload::offload,
     types::{Entry, EntryAnswer, LogId, SnapshotMeta, StoredMembership},
 };
@@ -86,6 +87,7 @@ pub(crate) struct GroupCore {
     kind: GroupKind,
     state: GroupState,
     snapshots: Arc<dyn SnapshotStore>,
+    log: GroupLog,
     inner: Mutex<Inner>,
     applied_term: watch::Sender<u64>,
     time_ms: AtomicU64,
@@ -112,6 +114,7 @@ impl GroupCore {
         state: GroupState,
         group: GroupId,
         snapshots: Arc<dyn SnapshotStore>,
+        log: GroupLog,
     ) -> Result<Self, io::Error> {
         let durable = state.durable_applied().map(|bytes| Applied::decode(&bytes)).transpose()?;
         let mut applied = durable.unwrap_or_default();
@@ -128,6 +131,7 @@ impl GroupCore {
             kind,
             state,
             snapshots,
+            log,
             inner: Mutex::new(Inner { machine, applied }),
             applied_term: watch::Sender::new(0),
             time_ms: AtomicU64::new(0),
@@ -242,6 +246,8 @@ impl GroupCore {
     /// Writes what changed since the last checkpoint to disk.
     pub(crate) async fn checkpoint(&self) -> Result<(), Error> {
         let Some(frozen) = self.freeze()? else { return Ok(()) };
+        // Or a power cut would leave rows of entries that the log has lost.
+        self.log.durable().await?;
         let state = self.state.clone();
         offload(move || state.commit(frozen)).await
     }
@@ -257,6 +263,7 @@ impl GroupCore {
             }
             tokio::time::sleep(PAUSE).await;
         };
+        self.log.durable().await.map_err(io::Error::other)?;
         let (state, snapshots) = (self.state.clone(), Arc::clone(&self.snapshots));
         let written = offload(move || snapshots.write(&state, frozen)).await;
         let info = written.map_err(io::Error::other)?;
@@ -266,6 +273,11 @@ impl GroupCore {
     /// Replaces the state by a received snapshot.
     pub(crate) async fn install_snapshot(&self, info: SnapshotInfo) -> Result<(), io::Error> {
         let applied = Applied::decode(&info.applied)?;
+        if let Some(log_id) = &applied.log_id {
+            // The snapshot file is durable. So is, from here on, that the log begins behind it: a
+            // power cut must not leave rows past the end of the log.
+            self.log.purge_upto(log_id).await.map_err(io::Error::other)?;
+        }
         let (state, snapshots) = (self.state.clone(), Arc::clone(&self.snapshots));
         let installed = offload(move || snapshots.install(&state, &info)).await;
         installed.map_err(io::Error::other)?;

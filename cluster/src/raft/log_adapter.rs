@@ -95,10 +95,15 @@ impl GroupLog {
         self.durably(|store, done| store.append(self.group, entries, done)).await
     }
 
+    /// The last index that is purged.
+    pub(crate) fn purged_index(&self) -> Option<u64> {
+        self.store.group(self.group).purged.map(|position| position.index)
+    }
+
     async fn durably(
         &self,
         write: impl FnOnce(&dyn LogStore, heliograph_storage::Done),
-    ) -> Result<(), io::Error> {
+    ) -> Result<(), Error> {
         let (done, durable) = oneshot::channel();
         write(
             self.store.as_ref(),
@@ -108,9 +113,22 @@ impl GroupLog {
             }),
         );
         match durable.await {
-            Ok(result) => result.map_err(io_error),
-            Err(_) => Err(io_error(Error::Closed)),
+            Ok(result) => result,
+            Err(_) => Err(Error::Closed),
         }
+    }
+
+    /// Waits until all that was appended so far is durable here. An entry may be applied before,
+    /// once a majority of others has it.
+    pub(crate) async fn durable(&self) -> Result<(), Error> {
+        // Answers of a group come in the order of its calls.
+        self.durably(|store, done| store.append(self.group, Vec::new(), done)).await
+    }
+
+    /// Forgets entries up to `upto`, durably.
+    pub(crate) async fn purge_upto(&self, upto: &LogId) -> Result<(), Error> {
+        let upto = position(upto);
+        self.durably(|store, done| store.purge(self.group, upto, done)).await
     }
 }
 
@@ -239,7 +257,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let bytes = rmp_serde::to_vec(vote).map_err(io::Error::other)?;
-        self.durably(|store, done| store.save_vote(self.group, bytes.into(), done)).await
+        let saved = self.durably(|store, done| store.save_vote(self.group, bytes.into(), done));
+        saved.await.map_err(io_error)
     }
 
     async fn append<I>(
@@ -265,11 +284,11 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let index = last_log_id.map(|log_id| log_id.index);
-        self.durably(|store, done| store.truncate_after(self.group, index, done)).await
+        let truncated = self.durably(|store, done| store.truncate_after(self.group, index, done));
+        truncated.await.map_err(io_error)
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        let upto = position(&log_id);
-        self.durably(|store, done| store.purge(self.group, upto, done)).await
+        self.purge_upto(&log_id).await.map_err(io_error)
     }
 }

@@ -86,10 +86,11 @@ fn adapters(
     let group = GroupId(0);
     let state = GroupState::open(state, group).unwrap();
     let kind = GroupKind::Meta(watch::Sender::new(None));
-    let core = GroupCore::open(kind, state, group, Arc::clone(&own)).unwrap();
+    let log = GroupLog::new(log, group);
+    let core = GroupCore::open(kind, state, group, Arc::clone(&own), log.clone()).unwrap();
     shelf.lock().push(Arc::clone(&own));
     let inner = GroupStateMachine(Arc::new(core));
-    (GroupLog::new(log, group), Machine { inner, own, shelf: Arc::clone(shelf) })
+    (log, Machine { inner, own, shelf: Arc::clone(shelf) })
 }
 
 #[derive(Default)]
