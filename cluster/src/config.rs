@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use heliograph_storage::{LogStore, SnapshotStore, StateStore};
+use heliograph_storage::{Keyring, LogStore, SnapshotStore, StateStore};
 use heliograph_transport::NodeId;
 
 use crate::{
@@ -84,6 +84,11 @@ impl Default for RaftConfig {
     }
 }
 
+/// A day: what waits is written anew that often.
+const KEY_EPOCH: Duration = Duration::from_secs(24 * 60 * 60);
+/// Below this a node would do nothing but seal anew.
+const KEY_EPOCH_MIN: Duration = Duration::from_secs(1);
+
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -108,6 +113,9 @@ pub struct Config {
     /// With fewer free bytes than this the node takes no new messages and leads nothing; 0 for no
     /// bound.
     pub disk_free_min: u64,
+    /// How long a storage key seals before it is replaced. What was acknowledged is unreadable on
+    /// this node's disk after this and the time it takes to seal anew what lives.
+    pub key_epoch: Duration,
     /// What the process knows of itself, for operators.
     pub host: Arc<dyn Host>,
     /// The WebSocket address of this very node, for clients of a node that goes away.
@@ -128,6 +136,7 @@ impl Config {
             raft: RaftConfig::default(),
             checkpoint: CheckpointConfig::default(),
             disk_free_min: 0,
+            key_epoch: KEY_EPOCH,
             host: Arc::new(NoHost),
             client_url: None,
         }
@@ -183,6 +192,9 @@ impl Config {
         if self.replace_after < REPLACE_AFTER_MIN {
             return Err(ConfigError::ReplaceAfter);
         }
+        if self.key_epoch < KEY_EPOCH_MIN {
+            return Err(ConfigError::KeyEpoch);
+        }
         let raft = &self.raft;
         if raft.heartbeat_interval * 2 >= raft.election_timeout_min
             || raft.election_timeout_min >= raft.election_timeout_max
@@ -221,6 +233,9 @@ pub enum ConfigError {
     /// Nodes would be replaced while they restart.
     #[error("replace-after must be at least 10s: a restart takes some seconds")]
     ReplaceAfter,
+    /// Storage keys would be replaced all the time.
+    #[error("the key epoch must be a second at least")]
+    KeyEpoch,
     /// The timings contradict each other.
     #[error(
         "raft timings must satisfy 2 x heartbeat-interval < election-timeout-min < election-timeout-max"
@@ -237,6 +252,8 @@ pub struct Storages {
     pub state: Arc<dyn StateStore>,
     /// The snapshot files of all groups.
     pub snapshots: Arc<dyn SnapshotStore>,
+    /// What they seal with.
+    pub keys: Keyring,
 }
 
 impl std::fmt::Debug for Storages {

@@ -24,6 +24,7 @@ mod formation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod inspect;
+mod key_retirement;
 pub mod machine;
 mod member;
 mod meta;

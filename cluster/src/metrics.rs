@@ -16,6 +16,9 @@ pub(crate) const FAIL_SAFE: &str = "heliograph_cluster_fail_safe";
 pub(crate) const DISK_FREE_BYTES: &str = "heliograph_cluster_disk_free_bytes";
 /// Seconds a checkpoint took.
 pub(crate) const CHECKPOINT_SECONDS: &str = "heliograph_cluster_checkpoint_duration_seconds";
+/// Seconds from the end of a key epoch to the end of its keys.
+pub(crate) const KEY_RETIREMENT_SECONDS: &str =
+    "heliograph_cluster_key_retirement_duration_seconds";
 /// Bytes of changes not yet checkpointed, all groups.
 pub(crate) const OVERLAY_BYTES: &str = "heliograph_cluster_overlay_bytes";
 /// Groups whose replicas are moving; 0 where this node does not decide.

@@ -161,6 +161,11 @@ impl DataDir {
         self.path.join("state")
     }
 
+    /// The storage keys' directory, unless they have one elsewhere.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.path.join("keys")
+    }
+
     /// The snapshot files' directory.
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.path.join("snapshots")

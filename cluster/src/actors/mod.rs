@@ -1,8 +1,10 @@
-//! The actors of a node: shard, checkpointer, pulse, controller, mailbox, and the node that supervises them.
+//! The actors of a node: shard, checkpointer, keys, pulse, controller, mailbox, and the node that
+//! supervises them.
 
 pub(crate) mod checkpointer;
 pub(crate) mod controller;
 pub(crate) mod election;
+pub(crate) mod keys;
 pub(crate) mod mailbox;
 pub(crate) mod mailbox_handle;
 pub(crate) mod node;

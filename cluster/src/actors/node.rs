@@ -1,4 +1,5 @@
-//! The node actor: starts and supervises shard actors, checkpointer, pulse and controller. When one of them
+//! The node actor: starts and supervises shard actors, checkpointer, keys, pulse and controller. When
+//! one of them
 //! dies the node ends: its Raft state cannot be trusted beside a dead actor.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -10,6 +11,7 @@ use super::{
     checkpointer::CheckpointerActor,
     controller::ControllerActor,
     election,
+    keys::KeysActor,
     pulse::PulseActor,
     shard::{RaftShard, ShardActor, ShardArguments},
     time::ShardTime,
@@ -53,7 +55,8 @@ impl Actor for NodeActor {
         let cell = myself.get_cell();
         Actor::spawn_linked(None, PulseActor, Arc::clone(context), cell.clone()).await?;
         Actor::spawn_linked(None, CheckpointerActor, Arc::clone(context), cell.clone()).await?;
-        Actor::spawn_linked(None, ControllerActor, Arc::clone(context), cell).await?;
+        Actor::spawn_linked(None, ControllerActor, Arc::clone(context), cell.clone()).await?;
+        Actor::spawn_linked(None, KeysActor, Arc::clone(context), cell).await?;
         Ok(arguments)
     }
 
@@ -85,9 +88,11 @@ impl Actor for NodeActor {
         let name = match &event {
             SupervisionEvent::ActorFailed(_, error) => {
                 tracing::error!(%error, "an actor died");
-                "shard, pulse, controller or checkpointer"
+                "shard, pulse, controller, checkpointer or keys"
             }
-            SupervisionEvent::ActorTerminated(..) => "shard, pulse, controller or checkpointer",
+            SupervisionEvent::ActorTerminated(..) => {
+                "shard, pulse, controller, checkpointer or keys"
+            }
             _ => return Ok(()),
         };
         state.context.fail(NodeFailure::ActorDied(name));

@@ -118,9 +118,9 @@ async fn topology(survivor: &Survivor) -> Result<Topology, RecoveryError> {
     let state = state.map_err(|error| failed(&error))?;
     let published = watch::Sender::new(None);
     let kind = GroupKind::Meta(published.clone());
-    let core = GroupCore::open(kind, state, META, Arc::clone(&storages.snapshots));
-    let core = core.map_err(|error| failed(&error))?;
     let mut log = GroupLog::new(Arc::clone(&storages.log), META);
+    let core = GroupCore::open(kind, state, META, Arc::clone(&storages.snapshots), log.clone());
+    let core = core.map_err(|error| failed(&error))?;
     let entries = log.try_get_log_entries(core.applied().index() + 1..).await;
     for entry in entries.map_err(|error| failed(&error))? {
         core.apply(entry).map_err(|error| failed(&error))?;

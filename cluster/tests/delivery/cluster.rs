@@ -7,7 +7,8 @@ use heliograph_cluster::{
     model::{DeviceId, ShardId},
 };
 use heliograph_storage::{
-    MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots, MemoryStateDisk, MemoryStore,
+    Keyring, MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots, MemoryStateDisk,
+    MemoryStore,
 };
 use heliograph_transport::{NodeId, SimFabric};
 use parking_lot::Mutex;
@@ -110,6 +111,7 @@ impl Cluster {
             log: log.clone(),
             state: Arc::new(MemoryStore::open(state_disk)),
             snapshots: Arc::new(MemorySnapshots::open(snapshot_disk).unwrap()),
+            keys: Keyring::unsealed(),
         };
         let network = self.fabric.node(id(index));
         let node = Node::start(config, storages, network, surroundings).await.unwrap();

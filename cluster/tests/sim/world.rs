@@ -14,7 +14,8 @@ use heliograph_cluster::{
     Surroundings, model::ShardId,
 };
 use heliograph_storage::{
-    MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots, MemoryStateDisk, MemoryStore,
+    Keyring, MemoryDisk, MemoryKeyDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots,
+    MemoryStateDisk, MemoryStore,
 };
 use heliograph_transport::{NodeId, SimFabric};
 use parking_lot::Mutex;
@@ -66,6 +67,7 @@ struct Disk {
     log: Arc<MemoryDisk>,
     state: MemoryStateDisk,
     snapshots: MemorySnapshotDisk,
+    keys: MemoryKeyDisk,
 }
 
 /// A running node.
@@ -135,6 +137,7 @@ impl World {
             log: MemoryDisk::new(),
             state: MemoryStateDisk::new(),
             snapshots: MemorySnapshotDisk::new(),
+            keys: MemoryKeyDisk::new(),
         };
         let mut world = Self {
             seed,
@@ -185,14 +188,20 @@ impl World {
     /// Starts the node on its disk.
     pub(crate) async fn boot(&mut self, index: usize) {
         self.lives += 1;
+        let skew_ms = self.rng.random_range(0..2000);
         let disk = &self.disks[index];
         let queued = Arc::new(Notify::new());
         let wake = Arc::clone(&queued);
         let log =
             Arc::new(MemoryLog::new(Arc::clone(&disk.log), Box::new(move || wake.notify_one())));
         let state = Arc::new(MemoryStore::open(&disk.state));
-        let snapshots = Arc::new(MemorySnapshots::open(&disk.snapshots).unwrap());
         let rng = SmallRng::seed_from_u64(self.seed ^ self.lives << 32);
+        let clock = SimClock { origin: self.origin, skew_ms };
+        let entropy = SimEntropy(Mutex::new(rng.clone()));
+        let entropy = Box::new(move |bytes: &mut [u8]| entropy.fill(bytes));
+        let keys = Keyring::open_memory(&disk.keys, entropy, clock.wall_ms()).unwrap();
+        let snapshots = MemorySnapshots::open_sealed(&disk.snapshots, keys.clone()).unwrap();
+        let snapshots = Arc::new(snapshots);
         let syncing = tokio::spawn(sync(Arc::clone(&log), queued, rng.clone()));
         let members = self.shape.zones.iter().enumerate().map(|(index, zone)| FirstMember {
             zone: (*zone).to_owned(),
@@ -204,13 +213,12 @@ impl World {
         // Small bounds bring checkpoints, snapshots and purges into every run.
         config.checkpoint.age_max = Duration::from_secs(2);
         config.checkpoint.snapshot_age_max = Duration::from_secs(7);
-        let skew_ms = self.rng.random_range(0..2000);
-        let surroundings = Surroundings {
-            clock: Arc::new(SimClock { origin: self.origin, skew_ms }),
-            entropy: Arc::new(SimEntropy(Mutex::new(rng))),
-        };
+        // Short, so that keys end in the middle of trouble.
+        config.key_epoch = Duration::from_secs(6);
+        let surroundings =
+            Surroundings { clock: Arc::new(clock), entropy: Arc::new(SimEntropy(Mutex::new(rng))) };
         let storages =
-            Storages { log: log.clone(), state: state.clone(), snapshots: snapshots.clone() };
+            Storages { log: log.clone(), state: state.clone(), snapshots: snapshots.clone(), keys };
         let network = self.fabric.node(node_id(index));
         let started = Node::start(config, storages, network, surroundings).await;
         let node = started.unwrap_or_else(|error| panic!("node {index}: {error}"));
@@ -228,6 +236,7 @@ impl World {
         live.log.crash(kept);
         live.state.crash();
         live.snapshots.crash();
+        self.disks[index].keys = self.disks[index].keys.unplug();
         live.syncing.abort();
         // The tasks of the dead end; network and disks take nothing from them any more.
         self.ending.push(tokio::spawn(live.node.shutdown(Duration::ZERO)));

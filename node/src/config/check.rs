@@ -19,6 +19,9 @@ const CACHE_MIN: Size = Size::mib(1);
 /// The longest shutdown: past it the supervisor's own patience (systemd: 90 s) decides anyhow.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(600);
 
+/// The longest key epoch: past it nobody can call it forgetting.
+const KEY_EPOCH_MAX: Duration = Duration::from_secs(90 * 86_400);
+
 /// A value that cannot work. Each names the key and the fix.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -235,6 +238,7 @@ fn limits(config: &Config) -> Result<(), CheckError> {
         ("storage.snapshot-age", config.storage.snapshot_age, Duration::from_secs(86_400)),
         ("shutdown.deadline", config.shutdown.deadline, SHUTDOWN_MAX),
         ("client.timestamp-skew", config.client.timestamp_skew, Duration::from_secs(86_400)),
+        ("storage.key-epoch", config.storage.key_epoch, KEY_EPOCH_MAX),
     ] {
         if !(Duration::from_secs(1)..=most).contains(&value) {
             return Err(CheckError::Duration { key, max_seconds: most.as_secs() });

@@ -217,6 +217,11 @@ pub(crate) struct StorageSection {
     pub(crate) snapshot_log_size: Size,
     /// With less free space than this the node takes no new messages and leads nothing.
     pub(crate) disk_free_min: Size,
+    /// How long a storage key seals before it is replaced and destroyed.
+    #[serde(with = "humantime_serde")]
+    pub(crate) key_epoch: Duration,
+    /// Where the storage keys lie; in the data directory when left out.
+    pub(crate) key_dir: Option<PathBuf>,
 }
 
 impl Default for StorageSection {
@@ -232,6 +237,9 @@ impl Default for StorageSection {
             // Several segments of the log, a snapshot or two and a checkpoint: what is under way
             // when the guard falls still fits.
             disk_free_min: Size::mib(512),
+            // What was acknowledged yesterday is gone; what waits is written anew once a day.
+            key_epoch: Duration::from_secs(24 * 60 * 60),
+            key_dir: None,
         }
     }
 }

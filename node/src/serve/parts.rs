@@ -9,9 +9,9 @@ use heliograph_api::{
     server::{Pem, Security, TlsConfig},
     websocket,
 };
-use heliograph_cluster::{self as cluster, Storages};
+use heliograph_cluster::{self as cluster, Storages, Surroundings};
 use heliograph_storage::{
-    FileSnapshots, SegmentLog, SegmentLogConfig, SledConfig, SledStore, StateOpen,
+    FileSnapshots, Keyring, SegmentLog, SegmentLogConfig, SledConfig, SledStore, StateOpen,
 };
 use heliograph_transport::{
     Announcement, NodeId,
@@ -62,12 +62,13 @@ pub(super) fn data_dir(config: &Config) -> Result<DataDir, Failure> {
 
 /// Opens the stores. Blocks, for long where there is much to read.
 pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storages, Failure> {
-    let snapshots = FileSnapshots::open(&dir.snapshots())
+    let keys = keys(config, dir)?;
+    let snapshots = FileSnapshots::open_sealed(&dir.snapshots(), keys.clone())
         .context("cannot open the snapshot files")
         .or_exit(Reason::DataDirectory)?;
     let cache_bytes = config.state_cache_size.bytes();
     let sled = SledConfig { cache_bytes, ..SledConfig::default() };
-    let (state, opened) = SledStore::open(&dir.state(), sled)
+    let (state, opened) = SledStore::open_sealed(&dir.state(), sled, &keys)
         .context("cannot open the state database")
         .or_exit(Reason::DataDirectory)?;
     if let StateOpen::Rebuilt { moved_to } = opened {
@@ -79,6 +80,7 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
     let mut salt = [0; 8];
     getrandom::fill(&mut salt).context("the operating system gives no randomness")?;
     let mut log = SegmentLogConfig::new(dir.log(), u64::from_le_bytes(salt));
+    log.keys = keys.clone();
     log.segment_bytes = config.log_segment_size.bytes();
     let (log, report) =
         SegmentLog::open(log).context("cannot open the log").or_exit(Reason::DataDirectory)?;
@@ -98,7 +100,19 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
             "the log is damaged: replicas that lost something do not vote; check this disk"
         );
     }
-    Ok(Storages { log: Arc::new(log), state: Arc::new(state), snapshots: Arc::new(snapshots) })
+    Ok(Storages { log: Arc::new(log), state, snapshots: Arc::new(snapshots), keys })
+}
+
+/// Opens the storage keys, and draws one for this life of the process.
+fn keys(config: &StorageSection, dir: &DataDir) -> Result<Keyring, Failure> {
+    let path = config.key_dir.clone().unwrap_or_else(|| dir.keys());
+    let entropy = |bytes: &mut [u8]| {
+        getrandom::fill(bytes).expect("the operating system gives randomness after boot");
+    };
+    let now_ms = Surroundings::system().clock.wall_ms();
+    Keyring::open(&path, Box::new(entropy), now_ms)
+        .context("cannot open the storage keys")
+        .or_exit(Reason::DataDirectory)
 }
 
 /// Binds the node's address for peers.
@@ -139,6 +153,7 @@ pub(super) fn cluster(config: &Config) -> cluster::Config {
     cluster.replicas = config.cluster.replicas;
     cluster.replace_after = config.cluster.replace_after;
     cluster.client_url.clone_from(&config.client.websocket_url);
+    cluster.key_epoch = config.storage.key_epoch;
     cluster.host = Arc::new(Machine::new(&config.node.data_dir));
     cluster.disk_free_min = config.storage.disk_free_min.bytes();
     cluster.checkpoint.age_max = config.storage.checkpoint_age;
