@@ -1,6 +1,5 @@
 //! The node actor: starts and supervises shard actors, checkpointer, keys, pulse and controller. When
-//! one of them
-//! dies the node ends: its Raft state cannot be trusted beside a dead actor.
+//! one of them dies the node ends: its Raft state cannot be trusted beside a dead actor.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -92,7 +92,8 @@ impl GroupLog {
             })
             .collect();
         let entries = entries?;
-        self.durably(|store, done| store.append(self.group, entries, done)).await
+        let appended = self.durably(|store, done| store.append(self.group, entries, done));
+        appended.await.map_err(io_error)
     }
 
     /// The last index that is purged.
