@@ -1,6 +1,7 @@
 //! The library that makes disks fail does so: what is not synced is lost, what is synced is not, and
 //! errors come where and when they are asked for. The test starts its own binary as the process
 //! under the library.
+#![allow(clippy::unwrap_used, reason = "a process that fails is a failed test")]
 
 use std::{
     fs::{self, File},
