@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,8 +22,10 @@ const POLL: Duration = Duration::from_millis(10);
 /// # Errors
 /// When there is no C compiler, or it refuses the source.
 pub fn library() -> Result<PathBuf> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = BUILT.get() {
+    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    // Held while it is built: the tests of one process begin at the same moment.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = &*built {
         return Ok(path.clone());
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("preload/powercut.c");
@@ -35,7 +37,7 @@ pub fn library() -> Result<PathBuf> {
     // Whole under its name: another test process may use it.
     let path = run_directory()?.join("powercut.so");
     fs::rename(&own, &path)?;
-    Ok(BUILT.get_or_init(|| path).clone())
+    Ok(built.insert(path).clone())
 }
 
 /// A directory whose disk can be made to fail under one process.
