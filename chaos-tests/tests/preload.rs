@@ -144,7 +144,7 @@ fn what_was_not_synced_may_be_torn_or_kept_and_outlives_a_process() -> Result<()
     let mut rng = SmallRng::seed_from_u64(3);
     let report = power::cut(&torn, Unsynced::Torn, &mut rng)?;
     let left = text(&torn, "torn").unwrap_or_default().len();
-    ensure!(left > 0 && left < TORN_BYTES && left % 512 == 0, "{left} bytes");
+    ensure!(left > 0 && left < TORN_BYTES && left.is_multiple_of(512), "{left} bytes");
     ensure!(report.kept_bytes == left as u64, "{report:?}");
     assert_eq!(text(&torn, "sub/left").as_deref(), Some("later"));
     assert_eq!(text(&torn, "old").as_deref(), Some("old"));
