@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::{
     cli::StateDigestArgs,
     exit::{Failure, OrExit as _, Reason},
+    serve,
 };
 
 /// Runs the command.
@@ -20,7 +21,8 @@ pub(crate) fn run(args: &StateDigestArgs) -> Result<(), Failure> {
         let error = anyhow::anyhow!("{} is not a data directory", args.data_dir.display());
         return Err(Failure::new(Reason::DataDirectory, error));
     }
-    let (store, _) = SledStore::open(&dir, SledConfig::default())
+    let keys = serve::keyring(&args.data_dir.join("keys"))?;
+    let (store, _) = SledStore::open_sealed(&dir, SledConfig::default(), &keys)
         .context("cannot open the state database")
         .or_exit(Reason::DataDirectory)?;
     let store: Arc<dyn StateStore> = Arc::new(store);

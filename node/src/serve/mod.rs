@@ -12,7 +12,7 @@ mod lifecycle;
 mod parent;
 mod parts;
 
-pub(crate) use parts::storages;
+pub(crate) use parts::{keyring, storages};
 
 use anyhow::Context as _;
 

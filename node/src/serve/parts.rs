@@ -62,7 +62,7 @@ pub(super) fn data_dir(config: &Config) -> Result<DataDir, Failure> {
 
 /// Opens the stores. Blocks, for long where there is much to read.
 pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storages, Failure> {
-    let keys = keys(config, dir)?;
+    let keys = keyring(&config.key_dir.clone().unwrap_or_else(|| dir.keys()))?;
     let snapshots = FileSnapshots::open_sealed(&dir.snapshots(), keys.clone())
         .context("cannot open the snapshot files")
         .or_exit(Reason::DataDirectory)?;
@@ -103,14 +103,13 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
     Ok(Storages { log: Arc::new(log), state, snapshots: Arc::new(snapshots), keys })
 }
 
-/// Opens the storage keys, and draws one for this life of the process.
-fn keys(config: &StorageSection, dir: &DataDir) -> Result<Keyring, Failure> {
-    let path = config.key_dir.clone().unwrap_or_else(|| dir.keys());
+/// Opens the storage keys in a directory, and draws one for this life of the process.
+pub(crate) fn keyring(dir: &Path) -> Result<Keyring, Failure> {
     let entropy = |bytes: &mut [u8]| {
         getrandom::fill(bytes).expect("the operating system gives randomness after boot");
     };
     let now_ms = Surroundings::system().clock.wall_ms();
-    Keyring::open(&path, Box::new(entropy), now_ms)
+    Keyring::open(dir, Box::new(entropy), now_ms)
         .context("cannot open the storage keys")
         .or_exit(Reason::DataDirectory)
 }
