@@ -25,7 +25,7 @@ pub(crate) fn run(args: &StateDigestArgs) -> Result<(), Failure> {
     let (store, _) = SledStore::open_sealed(&dir, SledConfig::default(), &keys)
         .context("cannot open the state database")
         .or_exit(Reason::DataDirectory)?;
-    let store: Arc<dyn StateStore> = Arc::new(store);
+    let store: Arc<dyn StateStore> = store;
     let digests =
         replica_digests(&store).context("cannot read the rows").or_exit(Reason::DataDirectory)?;
     let mut out = std::io::stdout().lock();
