@@ -192,6 +192,8 @@ proptest! {
         for step in steps.into_iter().filter(|step| !matches!(step, Step::Crash)) {
             run = run.step(step);
         }
+        // A layer that was frozen and given up comes first.
+        run.freeze();
         run.commit();
         run.write(0, Some(1), false);
         run.freeze();
