@@ -5,6 +5,8 @@
 //! the same contract suite.
 
 mod backoff;
+#[cfg(test)]
+mod fixtures_test;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -204,7 +204,7 @@ pub(crate) fn fuzz(body: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -229,6 +229,23 @@ mod tests {
             boot: 0x0102_0304_0506_0708,
             build: "0.1.0".into(),
         }
+    }
+
+    /// A fixture: its name, its bytes, and whether bytes read as it.
+    pub(crate) type Sample = (&'static str, Vec<u8>, fn(&[u8]) -> bool);
+
+    /// The handshakes that are kept of each release.
+    pub(crate) fn samples() -> [Sample; 2] {
+        [
+            ("hello-first", sample(Announcement::first()).encode(HelloVersion::First), |bytes| {
+                let body = &bytes[PREFIX_BYTES..];
+                Hello::decode(HelloVersion::First, body) == Ok(sample(Announcement::first()))
+            }),
+            ("hello", sample(announcement()).encode(HelloVersion::Announcing), |bytes| {
+                let body = &bytes[PREFIX_BYTES..];
+                Hello::decode(HelloVersion::Announcing, body) == Ok(sample(announcement()))
+            }),
+        ]
     }
 
     fn hex(bytes: &[u8]) -> String {

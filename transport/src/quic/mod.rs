@@ -32,6 +32,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::config::{BindError, Limits, QuicConfig};
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::hello::fuzz as fuzz_hello;
+#[cfg(test)]
+pub(crate) use self::hello::tests::samples as hello_samples;
 pub(crate) use self::{
     close::CloseCode,
     config::{CALLS_PER_PEER_MAX, IDLE_TIMEOUT, LANE_FRAMES_MAX},
