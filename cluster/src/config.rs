@@ -7,6 +7,7 @@ use heliograph_transport::NodeId;
 
 use crate::{
     admin::{Host, NoHost},
+    features::FEATURES_KNOWN,
     topology::Settings,
 };
 
@@ -120,6 +121,9 @@ pub struct Config {
     pub host: Arc<dyn Host>,
     /// The WebSocket address of this very node, for clients of a node that goes away.
     pub client_url: Option<String>,
+    /// The features this process knows and announces: [`FEATURES_KNOWN`]. Less only in tests, to
+    /// be of the release before.
+    pub features: u64,
 }
 
 impl Config {
@@ -139,6 +143,7 @@ impl Config {
             key_epoch: KEY_EPOCH,
             host: Arc::new(NoHost),
             client_url: None,
+            features: FEATURES_KNOWN,
         }
     }
 

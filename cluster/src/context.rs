@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Storages},
     detector::Detector,
     fail_safe::{Fitness, disk_failure},
+    features::Feature,
     member::MemberState,
     model::ShardId,
     neighbours::{About, Neighbours, Stance},
@@ -59,6 +60,14 @@ pub enum NodeFailure {
         "this node's disk is empty, but the cluster knows the node: bring its data directory back, or replace the node under a new id"
     )]
     DiskLost,
+    /// The cluster does things that this process does not know: it is of an older release.
+    #[error(
+        "the cluster has switched on features {missing:#x}, which this release does not know: start the release that the other nodes run, or a newer one"
+    )]
+    FeaturesMissing {
+        /// The features' bits.
+        missing: u64,
+    },
 }
 
 /// A leadership on its way to another node. Until it arrives the leader takes no proposals.
@@ -94,6 +103,8 @@ pub(crate) struct Context {
     pub(crate) boot: u64,
     /// When this process began.
     pub(crate) started: Instant,
+    /// How far peers have applied the registry, as their last beats told.
+    pub(crate) peer_registries: Mutex<BTreeMap<NodeId, u64>>,
     /// Leaderships this node is handing over.
     pub(crate) transfers: Mutex<BTreeMap<GroupId, Transfer>>,
     pub(crate) failure: watch::Sender<Option<NodeFailure>>,
@@ -118,6 +129,11 @@ impl Context {
 
     pub(crate) fn topology(&self) -> Option<Arc<Topology>> {
         self.topology.borrow().clone()
+    }
+
+    /// Whether the cluster has switched a feature on.
+    pub(crate) fn is_active(&self, feature: Feature) -> bool {
+        self.topology().is_some_and(|topology| topology.features & feature.bit() != 0)
     }
 
     /// This node's incarnation: how often it began with an empty disk.

@@ -122,6 +122,7 @@ fn first_topology(context: &Context) -> Topology {
         meta: Placement::formed(&nodes),
         shards: shards.iter().map(|nodes| Placement::formed(nodes)).collect(),
         settings,
+        features: 0,
     }
 }
 

@@ -20,6 +20,9 @@ mod detector;
 mod drain;
 mod envelope;
 mod fail_safe;
+mod features;
+#[cfg(test)]
+mod fixtures_test;
 mod formation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -54,6 +57,7 @@ pub use heliograph_transport::NodeId;
 
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
 pub use context::NodeFailure;
+pub use features::{FEATURES_KNOWN, Feature};
 pub use inspect::{ReplicaDigest, replica_digests};
 pub use member::{Member, MemberState};
 pub use node::{Node, StartError};

@@ -14,6 +14,8 @@ pub(crate) const APPLIED_ENTRIES: &str = "heliograph_cluster_applied_entries";
 pub(crate) const FAIL_SAFE: &str = "heliograph_cluster_fail_safe";
 /// Bytes free on the file system of the data directory.
 pub(crate) const DISK_FREE_BYTES: &str = "heliograph_cluster_disk_free_bytes";
+/// Changes of the registry that some peer has applied and this node has not.
+pub(crate) const REGISTRY_LAG: &str = "heliograph_cluster_registry_lag_changes";
 /// Seconds a checkpoint took.
 pub(crate) const CHECKPOINT_SECONDS: &str = "heliograph_cluster_checkpoint_duration_seconds";
 /// Seconds from the end of a key epoch to the end of its keys.

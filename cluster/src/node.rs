@@ -20,7 +20,7 @@ use crate::{
     context::{Context, META, NodeFailure},
     delivery::Delivery,
     detector::Detector,
-    drain, formation,
+    drain, features, formation,
     node_handler::NodeHandler,
     placement::Progress,
     raft::GroupKind,
@@ -86,6 +86,7 @@ impl Node {
             neighbours: Default::default(),
             boot,
             started: Instant::now(),
+            peer_registries: Mutex::default(),
             transfers: Mutex::default(),
             failure: watch::Sender::new(None),
             fitness: Default::default(),
@@ -274,6 +275,10 @@ async fn follow_topology(context: Arc<Context>, actor: ActorRef<NodeMessage>) {
     let mut topology = context.topology.subscribe();
     loop {
         if let Some(topology) = context.topology() {
+            if let Err(failure) = features::check(context.config.features, &topology) {
+                context.fail(failure);
+                return;
+            }
             context.network.set_peers(context.peers());
             if actor.cast(NodeMessage::StartShards(topology)).is_err() {
                 return;

@@ -59,6 +59,14 @@ pub(crate) struct Beat {
     pub(crate) suspects: BTreeSet<NodeId>,
     /// What the sender says of itself.
     pub(crate) about: About,
+    /// Up to which version the sender has applied the registry; 0, and not written, until
+    /// `Feature::BeatsTellRegistry` is on: the release before does not read it.
+    #[serde(default, skip_serializing_if = "is_untold")]
+    pub(crate) registry: u64,
+}
+
+fn is_untold(version: &u64) -> bool {
+    *version == 0
 }
 
 /// Encodes with the envelope.
@@ -92,11 +100,18 @@ mod tests {
                 stance: Stance::Draining,
                 client_url: Some("w".into()),
             },
+            registry: 0,
         };
         let bytes = encode(&beat);
         let mut wanted = vec![3, 1, 0x94, 0xCD, 3, 0xE8, 0x91, 0x92, 3, 7, 0x91, 2, 0x94, 5, 6];
         wanted.extend_from_slice(b"\xA8Draining\xA1w");
         assert_eq!(bytes.as_ref(), wanted);
+        let telling = Beat { registry: 9, ..beat.clone() };
+        let told = encode(&telling);
+        wanted[2] = 0x95;
+        wanted.push(9);
+        assert_eq!(told.as_ref(), wanted);
+        assert_eq!(decode::<Beat>(&told[1..]), Some(telling));
         let (kind, body) = envelope::open(bytes).unwrap();
         assert_eq!(kind, envelope::NODE);
         assert_eq!(decode::<Beat>(&body), Some(beat));

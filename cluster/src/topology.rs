@@ -78,6 +78,14 @@ pub struct Topology {
     pub shards: Vec<Placement>,
     /// See [`Settings`].
     pub settings: Settings,
+    /// The features that are switched on, a bit each. Written only once there is one: until then
+    /// the release before reads it.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub features: u64,
+}
+
+fn is_none(features: &u64) -> bool {
+    *features == 0
 }
 
 impl Topology {

@@ -255,6 +255,7 @@ mod tests {
             meta: Placement::formed(&[A, B, C]),
             shards: vec![Placement::formed(&[A, B, C])],
             settings: Settings::default(),
+            features: 0,
         }
     }
 

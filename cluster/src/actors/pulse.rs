@@ -10,7 +10,9 @@ use super::election;
 use crate::{
     context::Context,
     detector::{BEAT_INTERVAL, Verdict},
-    drain, fail_safe, metrics,
+    drain, fail_safe,
+    features::{self, Feature},
+    metrics,
     node_wire::{self, Beat},
     shard_handle::Role,
 };
@@ -74,6 +76,7 @@ impl Actor for PulseActor {
         state.beats += 1;
         if state.beats.is_multiple_of(BALANCE_BEATS) {
             election::balance_leaders(&state.context).await;
+            features::activate(&state.context).await;
         }
         Ok(())
     }
@@ -83,12 +86,24 @@ impl Actor for PulseActor {
 pub(crate) fn take_beat(context: &Arc<Context>, from: NodeId, beat: Beat) {
     let now = Instant::now();
     context.peer_clocks.lock().insert(from, (beat.wall_ms, now));
+    if beat.registry > 0 {
+        note_registry(context, from, beat.registry);
+    }
     for (shard, term) in beat.leads {
         context.leaders.learn(shard, term, from);
     }
     context.neighbours.heard(from, beat.about, now);
     let verdict = context.detector.lock().beat(from, beat.suspects, now);
     follow(context, verdict);
+}
+
+/// A peer has applied the registry up to this version.
+fn note_registry(context: &Context, from: NodeId, version: u64) {
+    let mut registries = context.peer_registries.lock();
+    registries.insert(from, version);
+    let newest = registries.values().copied().max().unwrap_or(0);
+    let own = context.topology().map_or(0, |topology| topology.version);
+    ::metrics::gauge!(metrics::REGISTRY_LAG).set(newest.saturating_sub(own) as f64);
 }
 
 /// Takes a change of a peer's connections.
@@ -164,6 +179,10 @@ pub(crate) fn send_beat(context: &Context) {
         leads,
         suspects,
         about: context.about(),
+        registry: match context.is_active(Feature::BeatsTellRegistry) {
+            true => context.topology().map_or(0, |topology| topology.version),
+            false => 0,
+        },
     };
     let beat = node_wire::encode(&beat);
     for (peer, _) in context.peers() {

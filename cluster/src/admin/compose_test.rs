@@ -13,6 +13,7 @@ fn topology() -> Topology {
         meta: Placement::formed(&nodes),
         shards: vec![Placement::formed(&nodes)],
         settings: Settings::default(),
+        features: 0,
     }
 }
 

@@ -165,6 +165,7 @@ impl Bench {
             meta: Placement::formed(&[LOCAL]),
             shards: vec![Placement::formed(&[LOCAL])],
             settings: Settings::default(),
+            features: 0,
         };
         let device = DeviceId::new("phone").unwrap();
         let mailbox = topology.key_hasher().mailbox(&device);

@@ -350,4 +350,4 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 
 #[cfg(test)]
 #[path = "wire_test.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -23,7 +23,7 @@ fn message() -> Arc<Message> {
     })
 }
 
-fn enqueue() -> Enqueue {
+pub(crate) fn enqueue() -> Enqueue {
     Enqueue {
         mailbox: mailbox(),
         sender: DeviceId::new("s").unwrap(),
@@ -37,7 +37,18 @@ fn enqueue() -> Enqueue {
     }
 }
 
-fn requests() -> Vec<RelayRequest> {
+pub(crate) fn register() -> Register {
+    Register {
+        mailbox: mailbox(),
+        device: DeviceId::new("d").unwrap(),
+        public_key: [1; 32],
+        signed: true,
+        key_id: 2,
+        key_hash: [3; 32],
+    }
+}
+
+pub(crate) fn requests() -> Vec<RelayRequest> {
     let subscribe = SubscribeEntry {
         number: 1,
         generation: 2,
@@ -56,14 +67,7 @@ fn requests() -> Vec<RelayRequest> {
         acked: vec![(Priority::Low, 4)],
     };
     let id = AckItem::Id(MessageId::new("m").unwrap());
-    let register = Register {
-        mailbox: mailbox(),
-        device: DeviceId::new("d").unwrap(),
-        public_key: [1; 32],
-        signed: true,
-        key_id: 2,
-        key_hash: [3; 32],
-    };
+    let register = register();
     vec![
         RelayRequest::Enqueue(enqueue()),
         RelayRequest::Acknowledge {
@@ -82,7 +86,7 @@ fn requests() -> Vec<RelayRequest> {
     ]
 }
 
-fn answers() -> Vec<RelayAnswer> {
+pub(crate) fn answers() -> Vec<RelayAnswer> {
     let key = KeyRecord { device: DeviceId::new("d").unwrap(), mailbox: mailbox(), hash: [1; 32] };
     vec![
         RelayAnswer::Failed(Failure::NotLeader { leader: Some((NodeId(1), 2)) }),
@@ -103,7 +107,7 @@ fn answers() -> Vec<RelayAnswer> {
     ]
 }
 
-fn notices() -> Vec<RelayNotice> {
+pub(crate) fn notices() -> Vec<RelayNotice> {
     let fence = Fence { shard: ShardId(1), term: 2 };
     let deliver = |parcel| {
         let (number, generation, delivery_no) = (3, 4, 5);

@@ -109,6 +109,11 @@ pub(crate) enum MetaCommand {
         /// The groups that had lost their quorum, with the replicas that vote now.
         groups: Vec<(GroupId, Vec<Replica>)>,
     },
+    /// All members know these features: they are on from now on, for ever.
+    ActivateFeatures {
+        /// Their bits.
+        features: u64,
+    },
 }
 
 /// What applying a [`MetaCommand`] answers. New variants go at the end.

@@ -90,6 +90,10 @@ impl MetaMachine {
                 topology.known(node)?.zone = zone;
                 Ok(())
             }
+            C::ActivateFeatures { features } => {
+                topology.features |= features;
+                Ok(())
+            }
         }
     }
 }

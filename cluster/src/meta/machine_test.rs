@@ -35,6 +35,7 @@ fn topology() -> Topology {
             secret_key: [0xBB; 32],
             ..Settings::default()
         },
+        features: 0,
     }
 }
 
@@ -130,6 +131,22 @@ fn version_two_has_its_layout() {
     assert_eq!(hex(&row), include_str!("../../fixtures/topology-v2.hex").trim());
     assert_eq!(C::decode(&[]), None);
     assert_eq!(C::decode(&[9, 1, 2]), None);
+}
+
+#[test]
+fn features_are_switched_on_for_ever_and_written_only_then() {
+    let mut registry = Registry::with_d();
+    assert_eq!(registry.tell(C::ActivateFeatures { features: 0b01 }), O::Done);
+    assert_eq!(registry.tell(C::ActivateFeatures { features: 0b10 }), O::Done);
+    assert_eq!(registry.topology().features, 0b11);
+    let version = registry.topology().version;
+    assert_eq!(registry.tell(C::ActivateFeatures { features: 0b01 }), O::Done);
+    assert_eq!((registry.topology().features, registry.topology().version), (0b11, version));
+    let row = registry.rows.get(TOPOLOGY_KEY).unwrap().unwrap();
+    let kept = include_str!("../../fixtures/topology-v2.hex").trim();
+    // The same array, now of six fields.
+    assert!(hex(&row).starts_with("0296") && kept.starts_with("0295"));
+    assert_eq!(MetaMachine::load(&registry.rows).unwrap().topology(), Some(registry.topology()));
 }
 
 #[test]

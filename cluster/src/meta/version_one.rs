@@ -66,5 +66,6 @@ fn upgrade(old: TopologyOne) -> Topology {
         meta: Placement::formed(&nodes),
         shards: old.shards.iter().map(|nodes| Placement::formed(nodes)).collect(),
         settings: old.settings,
+        features: 0,
     }
 }

@@ -109,6 +109,7 @@ mod tests {
             meta: Placement::formed(&nodes),
             shards: vec![Placement::formed(&nodes), Placement::formed(&nodes)],
             settings: Settings::default(),
+            features: 0,
         }
     }
 

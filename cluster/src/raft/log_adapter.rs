@@ -146,7 +146,7 @@ pub(crate) fn position(log_id: &LogId) -> Position {
     Position { term: *log_id.leader_id, index: log_id.index }
 }
 
-fn encode_payload(payload: Payload) -> Result<Bytes, io::Error> {
+pub(super) fn encode_payload(payload: Payload) -> Result<Bytes, io::Error> {
     match payload {
         EntryPayload::Blank => Ok(Bytes::new()),
         EntryPayload::Normal(EntryData(bytes)) => Ok(bytes),
@@ -159,7 +159,7 @@ fn encode_payload(payload: Payload) -> Result<Bytes, io::Error> {
     }
 }
 
-fn decode_payload(bytes: Bytes) -> Result<Payload, io::Error> {
+pub(super) fn decode_payload(bytes: Bytes) -> Result<Payload, io::Error> {
     match bytes.first() {
         None => Ok(EntryPayload::Blank),
         Some(&MEMBERSHIP_TAG) => {

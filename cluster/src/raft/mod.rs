@@ -8,6 +8,8 @@ pub(crate) mod offload;
 mod rpc;
 mod runtime;
 mod runtime_watch;
+#[cfg(test)]
+pub(crate) mod samples_test;
 mod state_adapter;
 #[cfg(test)]
 mod suite_test;

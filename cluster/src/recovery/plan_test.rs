@@ -36,6 +36,7 @@ fn survey(meta: Vec<Holding>, shard: Vec<Holding>) -> Survey {
         meta: Placement::formed(&ids),
         shards: vec![Placement::formed(&ids[..3])],
         settings: Settings::default(),
+        features: 0,
     };
     let mut groups = std::collections::BTreeMap::from([(META, meta)]);
     if !shard.is_empty() {

@@ -12,9 +12,11 @@ mod ledger;
 mod membership;
 mod world;
 
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use world::World;
+use heliograph_cluster::{FEATURES_KNOWN, NodeFailure};
+use tokio::time::Instant;
+use world::{Release, World};
 
 /// Seeds of a run in CI (the issue asks for at least 200).
 const SEEDS: Range<u64> = 0..200;
@@ -171,6 +173,35 @@ fn sim_a_cluster_comes_back_from_a_crash_of_all_nodes() {
             // Raft's own timeouts would take twice 2 to 4 s.
             assert!(gap < Duration::from_secs(3), "seed {seed}: {gap:?} without leaders");
             world.all_ready().await;
+        });
+    });
+}
+
+#[test]
+fn sim_releases_form_one_cluster_and_features_come_with_the_last_node() {
+    for_each_seed(0..6, |seed| {
+        simulate(seed, |seed| async move {
+            let older = (seed % 3) as usize;
+            let mut world = World::start_with_older(seed, BTreeSet::from([older])).await;
+            world.run_with_faults(Duration::from_secs(8)).await;
+            world.heal_and_settle().await;
+            world.check().await;
+            assert_eq!(world.features(), [0; 3], "seed {seed}: not all know them");
+            world.crash(older);
+            world.install(older, Release::Current);
+            world.boot(older).await;
+            world.all_ready().await;
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while world.features() != [FEATURES_KNOWN; 3] {
+                assert!(Instant::now() < deadline, "seed {seed}: {:?}", world.features());
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            // There is no way back: who does not know what is on cannot take part.
+            world.crash(older);
+            world.install(older, Release::Older);
+            world.boot(older).await;
+            let failure = world.failure(older).await;
+            assert_eq!(failure, NodeFailure::FeaturesMissing { missing: FEATURES_KNOWN });
         });
     });
 }

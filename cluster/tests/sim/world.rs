@@ -10,14 +10,14 @@ use std::{
 };
 
 use heliograph_cluster::{
-    Clock, Config, Entropy, FirstMember, Node, Placement, Principal, Role, ShardHandle, Storages,
-    Surroundings, model::ShardId,
+    Clock, Config, Entropy, FEATURES_KNOWN, FirstMember, Node, NodeFailure, Placement, Principal,
+    Role, ShardHandle, Storages, Surroundings, model::ShardId,
 };
 use heliograph_storage::{
     Keyring, MemoryDisk, MemoryKeyDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots,
     MemoryStateDisk, MemoryStore,
 };
-use heliograph_transport::{NodeId, SimFabric};
+use heliograph_transport::{Announcement, NodeId, Protocols, SimFabric};
 use parking_lot::Mutex;
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -60,6 +60,13 @@ impl Shape {
     /// Five nodes in three zones, of which each can be lost.
     pub(crate) const FIVE: Self =
         Self { zones: &["a", "b", "c", "a", "b"], replace_after: Duration::from_secs(10) };
+}
+
+/// Which release a node runs.
+#[derive(Clone, Copy)]
+pub(crate) enum Release {
+    Older,
+    Current,
 }
 
 /// What survives a node's death.
@@ -118,6 +125,8 @@ pub(crate) struct World {
     /// The device of each mailbox, registered.
     principals: Vec<Principal>,
     lives: u64,
+    /// Nodes that run the release before: it announces nothing and knows no features.
+    older: BTreeSet<usize>,
 }
 
 pub(crate) fn node_id(index: usize) -> NodeId {
@@ -132,6 +141,15 @@ impl World {
 
     /// A cluster of this shape that is ready.
     pub(crate) async fn start_as(seed: u64, shape: Shape) -> Self {
+        Self::start_with(seed, shape, BTreeSet::new()).await
+    }
+
+    /// A cluster of three nodes of which some run the release before.
+    pub(crate) async fn start_with_older(seed: u64, older: BTreeSet<usize>) -> Self {
+        Self::start_with(seed, Shape::THREE, older).await
+    }
+
+    async fn start_with(seed: u64, shape: Shape, older: BTreeSet<usize>) -> Self {
         let nodes = shape.zones.len();
         let disk = || Disk {
             log: MemoryDisk::new(),
@@ -154,6 +172,7 @@ impl World {
             clients: LocalSet::new(),
             principals: Vec::new(),
             lives: 0,
+            older,
         };
         for index in 0..nodes {
             world.boot(index).await;
@@ -219,7 +238,12 @@ impl World {
             Surroundings { clock: Arc::new(clock), entropy: Arc::new(SimEntropy(Mutex::new(rng))) };
         let storages =
             Storages { log: log.clone(), state: state.clone(), snapshots: snapshots.clone(), keys };
-        let network = self.fabric.node(node_id(index));
+        let mut announced = Announcement::new(self.lives, FEATURES_KNOWN);
+        if self.older.contains(&index) {
+            announced = Announcement { protocols: Protocols::FIRST, ..Announcement::new(0, 0) };
+        }
+        config.features = announced.features;
+        let network = self.fabric.node_announcing(node_id(index), announced);
         let started = Node::start(config, storages, network, surroundings).await;
         let node = started.unwrap_or_else(|error| panic!("node {index}: {error}"));
         self.relays.borrow_mut()[index] = Some(node.relay());
@@ -240,6 +264,27 @@ impl World {
         live.syncing.abort();
         // The tasks of the dead end; network and disks take nothing from them any more.
         self.ending.push(tokio::spawn(live.node.shutdown(Duration::ZERO)));
+    }
+
+    /// Puts another release on a node that is down.
+    pub(crate) fn install(&mut self, index: usize, release: Release) {
+        assert!(!self.is_up(index));
+        match release {
+            Release::Older => self.older.insert(index),
+            Release::Current => self.older.remove(&index),
+        };
+    }
+
+    /// What each running node has switched on, as far as it has heard.
+    pub(crate) fn features(&self) -> Vec<u64> {
+        let topologies = self.live.iter().flatten().filter_map(|live| live.node.topology());
+        topologies.map(|topology| topology.features).collect()
+    }
+
+    /// Waits until a node gives up, and answers why.
+    pub(crate) async fn failure(&self, index: usize) -> NodeFailure {
+        let live = self.live[index].as_ref().unwrap();
+        tokio::time::timeout(PATIENCE, live.node.failed()).await.expect("it fails")
     }
 
     pub(crate) async fn all_ready(&mut self) {

@@ -297,7 +297,7 @@ fn not_started(error: StartError) -> Failure {
 
 fn failed(failure: NodeFailure) -> Failure {
     let reason = match failure {
-        NodeFailure::DiskLost => Reason::Cluster,
+        NodeFailure::DiskLost | NodeFailure::FeaturesMissing { .. } => Reason::Cluster,
         _ => Reason::Failed,
     };
     Failure::new(reason, failure)

@@ -124,7 +124,10 @@ pub(super) fn network(config: &Config, dir: &DataDir) -> Result<Arc<QuicNetwork>
         listen,
         identity: identity(config)?,
         limits: Limits::default(),
-        announced: Announcement::new(cluster::Surroundings::system().random(), 0),
+        announced: Announcement::new(
+            cluster::Surroundings::system().random(),
+            cluster::FEATURES_KNOWN,
+        ),
     };
     QuicNetwork::bind(quic).map_err(|error| {
         let reason = match &error {
