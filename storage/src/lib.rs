@@ -15,6 +15,7 @@ mod log_store;
 mod memory_log;
 mod metrics;
 mod rows;
+mod scrub;
 mod seal;
 mod segment_log;
 mod snapshot;
@@ -24,18 +25,20 @@ pub use error::{Error, is_disk_trouble};
 pub use log_store::{Done, Health, LogEntry, LogGroup, LogStore, Position};
 pub use memory_log::{MemoryDisk, MemoryLog, Wake};
 pub use rows::{MemoryRows, RowsRead, RowsWrite};
+pub use scrub::ScrubStep;
 pub use seal::{Entropy, KeyStatus, Keyring, MemoryKeyDisk, Retirement};
 pub use segment_log::{
     APPEND_BYTES_MAX, Damage, OpenExpectations, OpenReport, SEGMENT_BYTES, SEGMENT_BYTES_MAX,
-    SEGMENT_BYTES_MIN, SegmentLog, SegmentLogConfig, Tear, VOTE_BYTES_MAX,
+    SEGMENT_BYTES_MIN, SegmentLog, SegmentLogConfig, Tear, VOTE_BYTES_MAX, inspect_log,
 };
 pub use snapshot::{
-    CHUNK_BYTES_MAX, FileSnapshots, MemorySnapshotDisk, MemorySnapshots, SnapshotInfo,
-    SnapshotReceiver, SnapshotStore,
+    CHUNK_BYTES_MAX, FileSnapshots, MemorySnapshotDisk, MemorySnapshots, SnapshotFinding,
+    SnapshotInfo, SnapshotReceiver, SnapshotStore, inspect_snapshots,
 };
 pub use state::{
     BATCH_BYTES_MAX, Frozen, GroupRead, GroupState, GroupWrite, KEY_BYTES_MAX, MemoryStateDisk,
-    MemoryStore, Outcome, SledConfig, SledStore, StateOpen, StateStore, VALUE_BYTES_MAX,
+    MemoryStore, Outcome, SledConfig, SledStore, StateFinding, StateInspection, StateOpen,
+    StateStore, VALUE_BYTES_MAX, inspect_state, log_expectations,
 };
 
 use serde::{Deserialize, Serialize};

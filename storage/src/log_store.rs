@@ -4,7 +4,7 @@ use std::{future::Future, ops::Range, pin::Pin};
 
 use bytes::Bytes;
 
-use crate::{Error, GroupId};
+use crate::{Error, GroupId, ScrubStep};
 
 /// Where an entry stands: Raft's term and index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +59,14 @@ pub trait LogStore: Send + Sync + 'static {
     /// What the log holds of `group`; the default for a group never written.
     fn group(&self, group: GroupId) -> LogGroup;
 
+    /// How many records of `group` are durable, votes and marks included, since it was last dropped;
+    /// 0 where the store does not count them. What a checkpoint notes of it is what a later open can
+    /// expect of the log.
+    fn durable_records(&self, group: GroupId) -> u64 {
+        let _ = group;
+        0
+    }
+
     /// Appends entries that follow the group's last one without a gap.
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done);
 
@@ -84,6 +92,20 @@ pub trait LogStore: Send + Sync + 'static {
         range: Range<u64>,
         bytes_max: usize,
     ) -> Pin<Box<dyn Future<Output = Result<Vec<LogEntry>, Error>> + Send>>;
+
+    /// Why `group` takes no writes: it has lost records that were durable, and must be dropped and
+    /// seeded anew.
+    fn damage(&self, group: GroupId) -> Option<Error> {
+        let _ = group;
+        None
+    }
+
+    /// Reads the next part of what is on disk, about `bytes_max` bytes, against its checksums. Who
+    /// lost something is given up at the end of a pass: see [`LogStore::damage`]. Blocks.
+    fn scrub(&self, bytes_max: usize) -> Result<ScrubStep, Error> {
+        let _ = bytes_max;
+        Ok(ScrubStep { is_last: true, ..ScrubStep::default() })
+    }
 
     /// Whether the store still takes writes.
     fn health(&self) -> Health;

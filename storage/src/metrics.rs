@@ -65,6 +65,11 @@ pub(crate) fn log_file_read() {
     counter!("heliograph_storage_log_file_reads_total").increment(1);
 }
 
+/// Bytes of the log are not what was written.
+pub(crate) fn log_damaged() {
+    counter!("heliograph_storage_log_damages_total").increment(1);
+}
+
 /// The log took its last write.
 pub(crate) fn log_fail_safe() {
     gauge!("heliograph_storage_log_fail_safe").set(1.0);

@@ -42,6 +42,24 @@ pub(super) trait KeyDisk: Send + Sync {
     fn path(&self, number: u32) -> PathBuf;
 }
 
+/// What is in a directory of a stopped node, in memory: nothing there is changed.
+pub(super) fn copy(dir: &Path) -> Result<MemoryKeyDisk, Error> {
+    let list_error = |source| io_error("list", dir, source);
+    let disk = MemoryKeyDisk::new();
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(disk),
+        entries => entries.map_err(list_error)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(list_error)?;
+        let Some(number) = entry.file_name().to_str().and_then(number) else { continue };
+        let path = entry.path();
+        let content = read(&path).map_err(|source| io_error("read", &path, source))?;
+        disk.create(number, &content)?;
+    }
+    Ok(disk)
+}
+
 /// Key files in a directory that nobody but this user can read.
 pub(super) struct KeyDir {
     dir: PathBuf,

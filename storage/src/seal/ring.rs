@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::{
     KEY_NONE,
     cipher::{KEY_BYTES, SEAL_BYTES, StorageKey},
-    key_disk::{KeyDir, KeyDisk, MemoryKeyDisk},
+    key_disk::{KeyDir, KeyDisk, MemoryKeyDisk, copy},
     key_file::{GONE_MAGIC, KEY_FILE_BYTES, KeyFile, KeyFileError},
     user::{KeyUser, Reseal},
 };
@@ -116,6 +116,14 @@ impl Keyring {
     /// needs it will be found damaged.
     pub fn open(dir: &Path, entropy: Entropy, now_ms: u64) -> Result<Keyring, Error> {
         Keyring::open_on(Box::new(KeyDir::open(dir)?), entropy, now_ms)
+    }
+
+    /// Opens the keys of a stopped node to read what they seal, and changes nothing in `dir`.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`].
+    pub fn inspect(dir: &Path, entropy: Entropy) -> Result<Keyring, Error> {
+        Keyring::open_on(Box::new(copy(dir)?), entropy, 0)
     }
 
     /// Opens the keys on a disk in memory.

@@ -1,8 +1,11 @@
 //! The ring by itself: what survives, what is destroyed, and when not.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -187,4 +190,23 @@ fn ring_without_keys_leaves_bytes_as_they_are() {
     assert!(ring.status().is_none() && ring.sealer().overhead() == 0);
     ring.rotate(1).unwrap();
     assert_eq!(ring.retire_step().unwrap(), Retirement::Complete);
+}
+
+#[test]
+fn inspection_opens_what_was_sealed_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    assert!(Keyring::inspect(&path, entropy(9)).unwrap().is_new());
+    assert!(!path.exists());
+    let files = || {
+        let entries = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect::<BTreeMap<_, _>>()
+    };
+    let ring = Keyring::open(&path, entropy(1), 1).unwrap();
+    let sealed = seal(&ring, b"body");
+    drop(ring);
+    let before = files();
+    let ring = Keyring::inspect(&path, entropy(9)).unwrap();
+    assert!(opens(&ring, &sealed) && !ring.is_new());
+    assert_eq!(files(), before);
 }

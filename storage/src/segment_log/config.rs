@@ -39,7 +39,7 @@ pub struct SegmentLogConfig {
     pub salt: u64,
     /// What entries are sealed with.
     pub keys: Keyring,
-    /// The least last index of each group, as other files of the node noted it.
+    /// What other files of the node noted of the log.
     pub expectations: OpenExpectations,
 }
 
@@ -65,10 +65,12 @@ impl SegmentLogConfig {
     }
 }
 
-/// What the log must hold at least, by other files of the node (a checkpoint notes the last index it
-/// has applied). A group that ends below has lost entries and is reported as damaged.
+/// What the log must hold at least, by other files of the node: see
+/// [`log_expectations`](crate::log_expectations). A group with less has lost something and is
+/// reported as damaged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenExpectations {
-    /// The least last index of a group.
-    pub last_index_min: BTreeMap<GroupId, u64>,
+    /// The least number of records of a group. Records count, and not entries, because votes count
+    /// too and Raft may truncate entries.
+    pub records_min: BTreeMap<GroupId, u64>,
 }

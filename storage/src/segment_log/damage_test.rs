@@ -187,11 +187,13 @@ fn missing_file_is_damage_to_whoever_had_records_in_it() {
 
 #[test]
 fn log_that_ends_below_the_checkpoint_is_damaged() {
-    let (files, truth) = sample();
-    let last = |group| truth[&group].group.last.expect("entries").index;
+    let (files, _) = sample();
+    let (log, _) = open_files(&files).expect("it opens");
+    let records = |group| log.durable_records(group);
+    assert!(records(A) > 0 && records(B) > 0);
     let mut settings = config(Path::new("/log"));
-    settings.expectations.last_index_min =
-        BTreeMap::from([(A, last(A) + 1), (B, last(B)), (C, 0), (GroupId(8), 1)]);
+    settings.expectations.records_min =
+        BTreeMap::from([(A, records(A) + 1), (B, records(B)), (C, 0), (GroupId(8), 1)]);
     let disk = SimDisk::with(&files, 3);
     let (log, report) = SegmentLog::open_on(Arc::new(disk), settings).expect("it opens");
     assert_eq!(report.damaged.keys().copied().collect::<Vec<_>>(), vec![A, GroupId(8)]);
@@ -418,4 +420,38 @@ fn nonsense_with_sound_checksums_is_survived() {
         let found = report.damaged.keys().all(|group| again.damaged.contains_key(group));
         assert!(found, "seed {seed}: {report:?} {again:?}");
     }
+}
+
+/// A segment's bytes: a vote, and a vote of the same length in its place of another history, both
+/// followed by the same third one.
+fn history(second: &[u8]) -> (SegmentHeader, Vec<u8>) {
+    let header = SegmentHeader {
+        version: FORMAT_VERSION,
+        sequence: 1,
+        epoch: 1,
+        salt: 7,
+        previous_bytes: 0,
+        previous_chain: 0,
+        created_bytes: 64,
+    };
+    let mut bytes = header.encode().to_vec();
+    let mut chain = Chain::new(&header);
+    for (number, vote) in [(1, &b"first"[..]), (2, second), (3, b"third")] {
+        let record = RecordHeader { kind: Kind::Vote, group: A, number, key: 0, synced: 64 };
+        chain.record(&mut bytes, record, |out| out.extend_from_slice(vote));
+    }
+    (header, bytes)
+}
+
+#[test]
+fn record_of_another_history_in_its_own_place_breaks_the_chain() {
+    let (header, now) = history(b"second");
+    let (_, other) = history(b"former");
+    assert_eq!(scan(&now, &header, now.len()).end, now.len());
+    let second = 64 + 48..64 + 96;
+    let mut mixed = now.clone();
+    mixed[second.clone()].copy_from_slice(&other[second]);
+    // Each record is sound, of its group, and has the right number.
+    let scanned = scan(&mixed, &header, mixed.len());
+    assert_eq!(scanned.end, 64 + 96, "the third does not follow it: {scanned:?}");
 }

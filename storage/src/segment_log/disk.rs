@@ -3,12 +3,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    num::NonZeroU64,
     os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
 };
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock};
 
 /// An open file.
 pub(super) trait DiskFile: Send + Sync {
@@ -22,6 +23,11 @@ pub(super) trait DiskFile: Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
     /// Cuts or extends the file.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
+    /// Lets the next read of a part come from the disk rather than from memory, where that can be
+    /// had.
+    fn forget_cached(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
     /// The file's size.
     fn len(&self) -> io::Result<u64>;
 }
@@ -69,6 +75,11 @@ impl DiskFile for File {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         File::set_len(self, bytes)
+    }
+
+    fn forget_cached(&self, offset: u64, bytes: u64) {
+        // Advice: where it is not taken the read comes from memory.
+        let _ = fadvise(self, offset, NonZeroU64::new(bytes), Advice::DontNeed);
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -8,7 +8,7 @@ use super::{
     body::{ENTRY_HEADER_BYTES, GroupRow},
     report::Damage,
 };
-use crate::{GroupId, Position};
+use crate::{GroupId, LogGroup, Position};
 
 /// Where an entry lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,11 @@ impl Written {
     /// The index of the first entry, where there is one.
     pub(super) fn first(&self) -> Option<u64> {
         (!self.slots.is_empty()).then_some(self.first)
+    }
+
+    /// What the log holds of the group.
+    pub(super) fn held(&self) -> LogGroup {
+        LogGroup { vote: self.vote.clone(), purged: self.purged, last: self.last }
     }
 
     /// Where the entry at `index` lies.

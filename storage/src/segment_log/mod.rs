@@ -7,6 +7,7 @@
 //! - `format`, `body`: bytes; `scan`, `replay`, `open`: reading them back.
 //! - `visible`: what callers see; `index`: what is written; `shared`: both behind the lock.
 //! - `writer`, `compact`: writing, and giving space back; `reader`: reading older entries.
+//! - `scrub`: reading all of it, slowly; `inspect`: the log of a stopped node, without a change.
 
 mod body;
 mod clock;
@@ -15,11 +16,13 @@ mod config;
 mod disk;
 mod format;
 mod index;
+mod inspect;
 mod open;
 mod reader;
 mod replay;
 mod report;
 mod scan;
+mod scrub;
 mod shared;
 mod visible;
 mod writer;
@@ -55,21 +58,26 @@ pub use config::{
     APPEND_BYTES_MAX, OpenExpectations, SEGMENT_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
     SegmentLogConfig, VOTE_BYTES_MAX,
 };
+pub use inspect::inspect_log;
 pub use report::{Damage, OpenReport, Tear};
 
 use self::{
     disk::{Disk, DiskFile, RealDisk},
     reader::Reader,
+    scrub::LogScrub,
     shared::{Change, Inner, OnDamage, Phase, Shared, Waiting, record_bytes},
     visible::Visible,
     writer::Writer,
 };
-use crate::{Done, Error, GroupId, Health, LogEntry, LogGroup, LogStore, Position, seal::KeyUser};
+use crate::{
+    Done, Error, GroupId, Health, LogEntry, LogGroup, LogStore, Position, ScrubStep, seal::KeyUser,
+};
 
 /// The segment log of a node. Dropping it closes it.
 pub struct SegmentLog {
     shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
+    scrub: Mutex<LogScrub>,
 }
 
 struct Threads {
@@ -124,7 +132,7 @@ impl SegmentLog {
         let thread = std::thread::Builder::new().name("log-writer".into());
         let writer = thread.spawn(move || writer.run()).map_err(error)?;
         let threads = Mutex::new(Some(Threads { writer, reader, _lock: opened.lock }));
-        Ok((SegmentLog { shared, threads }, report))
+        Ok((SegmentLog { shared, threads, scrub: Mutex::default() }, report))
     }
 
     fn write(
@@ -146,6 +154,10 @@ impl LogStore for SegmentLog {
     fn group(&self, group: GroupId) -> LogGroup {
         let inner = self.shared.inner.lock();
         inner.visible.get(&group).map(Visible::group).unwrap_or_default()
+    }
+
+    fn durable_records(&self, group: GroupId) -> u64 {
+        self.shared.inner.lock().written.get(&group).map_or(0, |written| written.number)
     }
 
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done) {
@@ -220,6 +232,14 @@ impl LogStore for SegmentLog {
                 None => Err(Error::Closed),
             }
         })
+    }
+
+    fn damage(&self, group: GroupId) -> Option<Error> {
+        self.shared.inner.lock().damage(group)
+    }
+
+    fn scrub(&self, bytes_max: usize) -> Result<ScrubStep, Error> {
+        self.scrub.lock().step(&self.shared, bytes_max)
     }
 
     fn health(&self) -> Health {

@@ -4,18 +4,18 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use super::{
     body::{self, GroupRow},
-    config::SegmentLogConfig,
+    config::{OpenExpectations, SegmentLogConfig},
     disk::{Disk, DiskFile},
     format::{
         Chain, FORMAT_VERSION, HeaderError, Kind, LOG_GROUP, RecordHeader, SEGMENT_HEADER_BYTES,
         SegmentHeader,
     },
     index::{Usage, Written},
-    replay::{Replay, segment_path},
+    replay::{Replay, Replayed, segment_path},
     report::{OpenReport, Tear},
     scan::{Item, scan},
 };
-use crate::{Error, GroupId, seal::KEY_NONE};
+use crate::{Error, GroupId, Keyring, seal::KEY_NONE};
 
 /// Held by the process that has the log open.
 const LOCK_FILE: &str = "lock";
@@ -102,7 +102,7 @@ pub(super) fn open(
     disk.sync_dir(dir).map_err(|source| io_error("fsync", dir, source))?;
 
     // Each group that may turn out damaged needs a row to say so.
-    let expected = config.expectations.last_index_min.keys().copied();
+    let expected = config.expectations.records_min.keys().copied();
     let unproven = read.unproven.iter().map(|record| record.header.group);
     expected.chain(unproven).for_each(|group| replay.expect_group(group));
     let mut rows = replay.rows();
@@ -118,10 +118,7 @@ pub(super) fn open(
     for (at, record) in places.into_iter().zip(&read.unproven) {
         replay.record((plan.sequence, at), &record.header, &record.body);
     }
-    let noted = replay.first_segment;
-    if sequences.first().is_some_and(|first| *first > noted && noted > 0) {
-        replay.damaged((noted, 0), MISSING);
-    }
+    note_missing_front(&sequences, &mut replay);
     let replayed = replay.finish(&config.expectations, &config.keys.view());
     if config.keys.is_new() && replayed.keyless > 0 {
         return Err(Error::KeysMissing { path: dir.clone() });
@@ -141,19 +138,7 @@ pub(super) fn open(
     }
     let segment = Segment { file: active.file.clone(), bytes: active.end };
     read.segments.insert(active.sequence, segment);
-    let report = OpenReport {
-        damaged: replayed
-            .groups
-            .iter()
-            .filter_map(|(id, group)| Some((*id, group.damage.clone()?)))
-            .collect(),
-        damage: replayed.damage,
-        tear: read.tear,
-        segments: sequences.len(),
-        records: replayed.records,
-        bytes: read.bytes,
-        epoch: active.epoch,
-    };
+    let report = report(&replayed, &read, sequences.len(), active.epoch);
     let (groups, usage) = (replayed.groups, replayed.usage);
     Ok((Opened { groups, usage, segments: read.segments, active, lock }, report))
 }
@@ -249,15 +234,66 @@ fn create(
     Ok(Active { sequence: header.sequence, epoch: header.epoch, file, chain, end, synced: end })
 }
 
+/// What the log of a stopped node holds; nothing is written.
+pub(super) fn read_all(
+    disk: &dyn Disk,
+    dir: &Path,
+    sequences: &[u64],
+    expectations: &OpenExpectations,
+    keys: &Keyring,
+) -> Result<OpenReport, Error> {
+    let mut replay = Replay::new(dir);
+    let read = read_segments(disk, dir, sequences, &mut replay)?;
+    let expected = expectations.records_min.keys().copied();
+    expected.for_each(|group| replay.expect_group(group));
+    for record in &read.unproven {
+        replay.record((read.last_sequence + 1, 0), &record.header, &record.body);
+    }
+    note_missing_front(sequences, &mut replay);
+    let replayed = replay.finish(expectations, &keys.view());
+    if keys.is_new() && replayed.keyless > 0 {
+        return Err(Error::KeysMissing { path: dir.to_path_buf() });
+    }
+    Ok(report(&replayed, &read, sequences.len(), read.epoch))
+}
+
+/// Segments that the last record about it counts, and that are not there.
+fn note_missing_front(sequences: &[u64], replay: &mut Replay) {
+    let noted = replay.first_segment;
+    if sequences.first().is_some_and(|first| *first > noted && noted > 0) {
+        replay.damaged((noted, 0), MISSING);
+    }
+}
+
+fn report(replayed: &Replayed, read: &Read, segments: usize, epoch: u64) -> OpenReport {
+    let damaged = replayed.groups.iter();
+    OpenReport {
+        damaged: damaged.filter_map(|(id, group)| Some((*id, group.damage.clone()?))).collect(),
+        groups: replayed.groups.iter().map(|(id, group)| (*id, group.held())).collect(),
+        damage: replayed.damage.clone(),
+        tear: read.tear.clone(),
+        segments,
+        records: replayed.records,
+        bytes: read.bytes,
+        epoch,
+    }
+}
+
 /// The segments there are, ascending. Removes those that never got their name.
 fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, Error> {
     let names = disk.list(dir).map_err(|source| io_error("list", dir, source))?;
+    for name in names.iter().filter(|name| name.ends_with(NEW_SUFFIX)) {
+        let path = dir.join(name);
+        disk.remove(&path).map_err(|source| io_error("remove", &path, source))?;
+    }
+    segment_sequences(disk, dir)
+}
+
+/// The segments there are, ascending.
+pub(super) fn segment_sequences(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, Error> {
+    let names = disk.list(dir).map_err(|source| io_error("list", dir, source))?;
     let mut sequences = Vec::new();
     for name in names {
-        if name.ends_with(NEW_SUFFIX) {
-            let path = dir.join(&name);
-            disk.remove(&path).map_err(|source| io_error("remove", &path, source))?;
-        }
         let number = name.strip_suffix(SUFFIX).filter(|number| number.len() == 16);
         sequences.extend(
             number

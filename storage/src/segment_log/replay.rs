@@ -24,7 +24,7 @@ use crate::{GroupId, seal::KeyView};
 const LOST: &str = "records of this group are missing";
 const EARLIER: &str = "found at an earlier open";
 const HOLE: &str = "entries are missing";
-const SHORT: &str = "the log ends below the checkpoint";
+const SHORT: &str = "the log ends before what a checkpoint noted";
 const UNKNOWN: &str = "records behind this group's last one are unreadable";
 const KEY: &str = "the storage key of entries of this group is missing";
 const BODY: &str = "a record's body is not of its kind";
@@ -141,9 +141,8 @@ impl Replay {
                 keyless.push(damage.clone());
                 group.written.damaged(damage, &mut usage);
             }
-            let min = expectations.last_index_min.get(&id);
-            let last = group.written.last;
-            if min.is_some_and(|min| last.is_none_or(|last| last.index < *min)) {
+            let min = expectations.records_min.get(&id);
+            if min.is_some_and(|min| group.written.number < *min) {
                 let damage = Damage { path: self.dir.clone(), offset: 0, reason: SHORT };
                 group.written.damaged(damage, &mut usage);
             }

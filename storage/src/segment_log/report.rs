@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{Error, GroupId};
+use crate::{Error, GroupId, LogGroup};
 
 /// Bytes that are not what was written, or are not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Tear {
 pub struct OpenReport {
     /// The groups that lost something, with where it was noticed.
     pub damaged: BTreeMap<GroupId, Damage>,
+    /// What the log holds of each group.
+    pub groups: BTreeMap<GroupId, LogGroup>,
     /// All places of damage, also those that cost no group anything.
     pub damage: Vec<Damage>,
     /// The unfinished write at the end, if there was one.

@@ -3,7 +3,7 @@
 //! block in the wrong place is found. On disk each block is sealed (see `cover`); lengths and offsets
 //! here are those of the blocks as a peer receives them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io::ErrorKind, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
@@ -187,6 +187,11 @@ impl BlockReader {
         }
     }
 
+    /// Lets the next read come from the disk.
+    pub(super) fn forget_cached(&self, offset: u64, bytes: u64) {
+        self.source.forget_cached(offset, bytes);
+    }
+
     pub(super) fn damage(&self, offset: u64, reason: &'static str) -> Error {
         metrics::state_damaged();
         Error::Damage { path: self.path.clone(), offset, reason }
@@ -231,8 +236,13 @@ impl BlockReader {
             return Err(self.damage(start, "block without payload"));
         }
         let mut block = vec![0; len];
-        let read = self.source.read_exact_at(&mut block, start);
-        read.map_err(|error| io_error("read", &self.path, error))?;
+        match self.source.read_exact_at(&mut block, start) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Err(self.damage(start, "file cut short"));
+            }
+            Err(error) => return Err(io_error("read", &self.path, error)),
+        }
         let is_sound = match &self.cover {
             Some(cover) => cover.is_sound(number, &block),
             None => is_sound(number, &block),

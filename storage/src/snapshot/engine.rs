@@ -19,8 +19,9 @@ use super::{
     store::{CHUNK_BYTES_MAX, SnapshotInfo, SnapshotReceiver},
 };
 use crate::{
-    Error, Frozen, GroupId, GroupState, Keyring, metrics,
+    Error, Frozen, GroupId, GroupState, Keyring, ScrubStep, metrics,
     seal::{KeyUser, Reseal},
+    state::{Digest, digest_damage},
 };
 
 /// Rows fetched from the store at once while a snapshot is written: 256 of 64 KiB are 16 MiB.
@@ -68,7 +69,8 @@ impl Engine {
             };
             let opened = BlockReader::open(file, engine.medium.path(&name), &engine.keys);
             match opened.and_then(|reader| Ok((check_ends(&reader, group)?, reader))) {
-                Ok((applied, reader)) => {
+                Ok((rows, reader)) => {
+                    let applied = rows.applied().clone();
                     let info = SnapshotInfo { group, id, applied, bytes: reader.bytes() };
                     found.push(Snapshot { info, reader, is_wanted: false.into() });
                 }
@@ -106,15 +108,21 @@ impl Engine {
         let applied = hold.applied().cloned().unwrap_or_default();
         let mut writer = RowWriter::new(self.create()?, group, &applied)?;
         let mut last: Option<Bytes> = None;
+        let mut digest = Digest::default();
         loop {
             let rows = hold.rows_after(last.as_ref(), PAGE_ROWS)?;
             for (key, value) in &rows {
+                digest.add(key, value);
                 writer.row(key, value)?;
             }
             if rows.len() < PAGE_ROWS {
                 break;
             }
             last = rows.into_iter().next_back().map(|(key, _)| key);
+        }
+        if digest != hold.digest() {
+            // What the log is purged behind, and peers receive, must be the rows there should be.
+            return Err(digest_damage(group));
         }
         let written = writer.finish()?.finish()?;
         metrics::snapshot_written(written.bytes);
@@ -163,6 +171,20 @@ impl Engine {
     pub(super) fn verify(&self, info: &SnapshotInfo) -> Result<(), Error> {
         let snapshot = self.find(info)?;
         check_header(&snapshot.reader, info.group, &info.applied)?.verify()
+    }
+
+    /// Verifies the blocks from `offset` on, about `len` bytes, as they are on the disk.
+    pub(super) fn scrub(
+        &self,
+        info: &SnapshotInfo,
+        offset: u64,
+        len: usize,
+    ) -> Result<ScrubStep, Error> {
+        let reader = &self.find(info)?.reader;
+        reader.forget_cached(offset, len as u64);
+        let bytes = reader.chunk(offset, len.min(CHUNK_BYTES_MAX))?.len() as u64;
+        let is_last = offset.saturating_add(bytes) >= info.bytes;
+        Ok(ScrubStep { bytes, is_last, ..ScrubStep::default() })
     }
 
     pub(super) fn remove(&self, group: GroupId) {
@@ -315,15 +337,15 @@ pub(super) fn check_header(
 }
 
 /// Checks the first and the last block, which finds a file cut short anywhere but on a block's
-/// edge; the whole is verified when it is read. Answers the applied position.
-fn check_ends(reader: &BlockReader, group: GroupId) -> Result<Bytes, Error> {
+/// edge; the whole is verified when it is read.
+pub(super) fn check_ends(reader: &BlockReader, group: GroupId) -> Result<RowReader, Error> {
     let rows = RowReader::open(reader.clone())?;
     if rows.group() != group {
         return Err(reader.damage(0, "snapshot of another group"));
     }
     let blocks = reader.bytes().div_ceil(super::block::BLOCK_BYTES as u64);
     reader.payload(blocks.saturating_sub(1))?;
-    Ok(rows.applied().clone())
+    Ok(rows)
 }
 
 fn name(group: GroupId, id: u64) -> String {
@@ -334,7 +356,7 @@ fn file_name(info: &SnapshotInfo) -> String {
     name(info.group, info.id)
 }
 
-fn parse_name(name: &str) -> Option<(GroupId, u64)> {
+pub(super) fn parse_name(name: &str) -> Option<(GroupId, u64)> {
     let (group, id) = name.strip_suffix(".snapshot")?.split_once('-')?;
     Some((GroupId(group.parse().ok()?), id.parse().ok()?))
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    num::NonZeroU64,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,13 +11,14 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::fs::{Advice, fadvise};
 
 use super::{
     engine::Engine,
     medium::{Listed, Medium, Part, ReadAt, io_error},
     store::{SnapshotInfo, SnapshotReceiver, SnapshotStore},
 };
-use crate::{Error, Frozen, GroupId, GroupState, Health, Keyring};
+use crate::{Error, Frozen, GroupId, GroupState, Health, Keyring, ScrubStep};
 
 /// Snapshot files in a directory.
 pub struct FileSnapshots {
@@ -76,6 +78,10 @@ impl SnapshotStore for FileSnapshots {
 
     fn verify(&self, info: &SnapshotInfo) -> Result<(), Error> {
         self.engine.verify(info)
+    }
+
+    fn scrub(&self, info: &SnapshotInfo, offset: u64, len: usize) -> Result<ScrubStep, Error> {
+        self.engine.scrub(info, offset, len)
     }
 
     fn remove(&self, group: GroupId) {
@@ -180,7 +186,7 @@ impl Drop for FilePart {
 }
 
 /// A file of a known length.
-struct OpenFile {
+pub(super) struct OpenFile {
     file: File,
     bytes: u64,
 }
@@ -199,9 +205,14 @@ impl ReadAt for OpenFile {
     fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(out, offset)
     }
+
+    fn forget_cached(&self, offset: u64, bytes: u64) {
+        // Advice: where it is not taken the read comes from memory.
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(bytes), Advice::DontNeed);
+    }
 }
 
-fn open(path: &Path) -> io::Result<OpenFile> {
+pub(super) fn open(path: &Path) -> io::Result<OpenFile> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     Ok(OpenFile { file, bytes })

@@ -13,6 +13,12 @@ pub(super) trait ReadAt: Send + Sync {
     fn bytes(&self) -> u64;
 
     fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Lets the next read of a part come from the disk rather than from memory, where that can be
+    /// had.
+    fn forget_cached(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
 }
 
 /// Bytes being written; dropped unpublished, they vanish.

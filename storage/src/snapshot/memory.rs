@@ -19,7 +19,7 @@ use super::{
     medium::{Listed, Medium, Part, ReadAt},
     store::{SnapshotInfo, SnapshotReceiver, SnapshotStore},
 };
-use crate::{Error, Frozen, GroupId, GroupState, Keyring};
+use crate::{Error, Frozen, GroupId, GroupState, Keyring, ScrubStep};
 
 /// The disk of a [`MemorySnapshots`]: survives it, can be inspected, damaged and opened again.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +102,10 @@ impl SnapshotStore for MemorySnapshots {
 
     fn verify(&self, info: &SnapshotInfo) -> Result<(), Error> {
         self.engine.verify(info)
+    }
+
+    fn scrub(&self, info: &SnapshotInfo, offset: u64, len: usize) -> Result<ScrubStep, Error> {
+        self.engine.scrub(info, offset, len)
     }
 
     fn remove(&self, group: GroupId) {

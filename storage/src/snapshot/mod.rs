@@ -6,6 +6,7 @@ mod block;
 mod cover;
 mod engine;
 mod file;
+mod inspect;
 mod medium;
 mod memory;
 mod receiver;
@@ -18,5 +19,6 @@ mod sealed_test;
 mod snapshot_test;
 
 pub use file::FileSnapshots;
+pub use inspect::{SnapshotFinding, inspect_snapshots};
 pub use memory::{MemorySnapshotDisk, MemorySnapshots};
 pub use store::{CHUNK_BYTES_MAX, SnapshotInfo, SnapshotReceiver, SnapshotStore};

@@ -112,7 +112,7 @@ fn damaged_cut_or_exchanged_block_is_refused() {
     let mut exchanged = whole.clone();
     exchanged[block.clone()].copy_from_slice(&older[block.clone()]);
     assert_ne!(exchanged, whole);
-    cases.push(exchanged);
+    cases.push(exchanged.clone());
     cases.push([&whole[..32], &whole[block], &whole[32..]].concat());
     for (case, content) in cases.into_iter().enumerate() {
         disk.wipe();
@@ -122,6 +122,13 @@ fn damaged_cut_or_exchanged_block_is_refused() {
         let refused = reopened.install(&state(), &found);
         assert!(matches!(refused, Err(Error::Damage { .. })), "{case}: {refused:?} {info:?}");
     }
+    // The scrub finds it where it stands.
+    disk.overwrite(NAME, exchanged.into());
+    let reopened = MemorySnapshots::open_sealed(&disk, keys(&key_disk, 7)).unwrap();
+    let found = reopened.current(GROUP).unwrap();
+    assert!(reopened.scrub(&found, 0, 65_536).is_ok());
+    let scrubbed = reopened.scrub(&found, 65_536, 65_536);
+    assert!(matches!(scrubbed, Err(Error::Damage { offset: 65_592, .. })), "{scrubbed:?}");
 }
 
 fn retire(keys: &Keyring) {

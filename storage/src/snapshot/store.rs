@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Error, Frozen, GroupId, GroupState, Health};
+use crate::{Error, Frozen, GroupId, GroupState, Health, ScrubStep};
 
 /// The most bytes one [`SnapshotStore::read_chunk`] answers: a few frames of the bulk connection.
 pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -49,8 +49,12 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// ones. The caller writes no rows meanwhile; the overlay is dropped.
     fn install(&self, state: &GroupState, info: &SnapshotInfo) -> Result<(), Error>;
 
-    /// Verifies every byte of a snapshot: for the scrub, and before a peer relies on it.
+    /// Verifies every byte of a snapshot.
     fn verify(&self, info: &SnapshotInfo) -> Result<(), Error>;
+
+    /// Verifies the blocks from `offset` on, about `len` bytes and at most [`CHUNK_BYTES_MAX`], as
+    /// they are on the disk; the next step goes on behind what it read.
+    fn scrub(&self, info: &SnapshotInfo, offset: u64, len: usize) -> Result<ScrubStep, Error>;
 
     /// Removes the group's snapshot, for a replica that moved away.
     fn remove(&self, group: GroupId);

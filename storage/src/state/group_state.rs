@@ -4,16 +4,21 @@
 //! see every write at once; what is on disk is exactly the rows as of one applied position; a row
 //! that is put as new and deleted between two checkpoints never reaches the store.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::{
+    digest::Digest,
     frozen::{Frozen, FrozenLayer},
     group_rows::{GroupRead, GroupWrite},
     keys::{Generation, GroupRow, KeyRange, PREFIX_BYTES},
     layer::Layer,
+    scrub::RowScrub,
     store::StateStore,
 };
 use crate::{Error, GroupId, metrics};
@@ -32,16 +37,28 @@ const CLEAR_ROWS: usize = 4096;
 /// The rows of one Raft group. Cloning shares them.
 #[derive(Clone)]
 pub struct GroupState {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    group: GroupId,
-    store: Arc<dyn StateStore>,
-    layers: RwLock<Layers>,
-    /// Held through each commit, snapshot and install, which so follow one another. Guards the
-    /// ranges of replaced generations that are still to be deleted.
-    stale: Mutex<Vec<KeyRange>>,
+pub(super) struct Inner {
+    pub(super) group: GroupId,
+    pub(super) store: Arc<dyn StateStore>,
+    pub(super) layers: RwLock<Layers>,
+    /// Held through each commit, snapshot and install, which so follow one another.
+    pub(super) committed: Mutex<Committed>,
+    /// How many of the group's records the log was last said to hold durably.
+    log_records: AtomicU64,
+}
+
+/// What is known of the rows in the store.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    /// The ranges of replaced generations that are still to be deleted.
+    stale: Vec<KeyRange>,
+    /// Of the rows of the generation that counts.
+    pub(super) digest: Digest,
+    /// The scrub under way.
+    pub(super) scrub: Option<RowScrub>,
 }
 
 /// What reads and writes see, from top to bottom.
@@ -84,11 +101,11 @@ impl GroupState {
     pub fn open(store: Arc<dyn StateStore>, group: GroupId) -> Result<Self, Error> {
         let row = match store.get(&GroupRow::key(group))? {
             Some(row) => GroupRow::decode(group, &row)?,
-            None => GroupRow { generation: Generation::first(group), applied: None },
+            None => GroupRow::empty(Generation::first(group)),
         };
         let mut stale = Vec::new();
         for range in row.generation.others() {
-            if !store.scan(&range.from, &range.to, 1)?.is_empty() {
+            if !store.keys(&range.from, &range.to, 1)?.is_empty() {
                 stale.push(range);
             }
         }
@@ -101,8 +118,9 @@ impl GroupState {
             held: false,
         };
         let layers = RwLock::new(layers);
-        let stale = Mutex::new(stale);
-        Ok(Self { inner: Arc::new(Inner { group, store, layers, stale }) })
+        let committed = Mutex::new(Committed { stale, digest: row.digest, scrub: None });
+        let log_records = AtomicU64::new(row.log_records);
+        Ok(Self { inner: Arc::new(Inner { group, store, layers, committed, log_records }) })
     }
 
     /// The group these rows belong to.
@@ -136,8 +154,14 @@ impl GroupState {
     ///
     /// After an error the store is fail-safe and the layer stays readable.
     pub fn commit(&self, frozen: Frozen) -> Result<(), Error> {
-        let mut stale = self.inner.stale.lock();
-        self.commit_locked(&frozen, &mut stale)
+        let mut committed = self.inner.committed.lock();
+        self.commit_locked(&frozen, &mut committed)
+    }
+
+    /// Notes how many records of this group the log holds durably (`LogStore::durable_records`). The next
+    /// commit saves it; a log that holds less at a later start has lost something.
+    pub fn note_log_records(&self, records: u64) {
+        self.inner.log_records.store(records, Ordering::Relaxed);
     }
 
     /// The memory that changes not yet in the store take. The owner checkpoints when it exceeds
@@ -151,39 +175,41 @@ impl GroupState {
     /// Deletes some rows of generations that a snapshot has replaced; `true` where none are left.
     /// Checkpoints do the same by and by.
     pub fn sweep(&self) -> Result<bool, Error> {
-        let mut stale = self.inner.stale.lock();
+        let mut committed = self.inner.committed.lock();
         let mut batch = Vec::new();
-        let swept = self.sweep_into(&mut batch, &stale)?;
+        let swept = self.sweep_into(&mut batch, &committed.stale)?;
         if !batch.is_empty() {
             self.inner.store.commit(batch)?;
         }
         if swept {
-            stale.pop();
+            committed.stale.pop();
         }
-        Ok(stale.is_empty())
+        Ok(committed.stale.is_empty())
     }
 
-    /// Deletes the group's rows and its applied position, for a replica that moved away. Blocks, in
-    /// bounded batches; a crash leaves all rows visible or none, and the next open and erase go on.
+    /// Deletes the group's rows, damaged ones too, and its applied position, for a replica that
+    /// moved away. Blocks, in bounded batches; a crash leaves all rows visible or none, and the next
+    /// open and erase go on.
     pub fn erase(&self) -> Result<(), Error> {
-        let mut stale = self.inner.stale.lock();
+        let mut committed = self.inner.committed.lock();
         self.inner.layers.write().held = true;
-        let result = self.erase_locked(&mut stale);
+        let result = self.erase_locked(&mut committed);
         self.inner.layers.write().held = false;
         result
     }
 
-    fn erase_locked(&self, stale: &mut Vec<KeyRange>) -> Result<(), Error> {
+    fn erase_locked(&self, committed: &mut Committed) -> Result<(), Error> {
         let generation = self.inner.layers.read().generation.next();
         self.clear(&generation.range())?;
-        self.flip(GroupRow { generation, applied: None }, Vec::new(), stale)?;
-        for range in std::mem::take(stale) {
+        self.note_log_records(0);
+        self.flip(GroupRow::empty(generation), Vec::new(), committed)?;
+        for range in std::mem::take(&mut committed.stale) {
             self.clear(&range)?;
         }
         self.inner.store.commit(vec![(GroupRow::key(self.inner.group), None)])
     }
 
-    fn commit_locked(&self, frozen: &Frozen, stale: &mut Vec<KeyRange>) -> Result<(), Error> {
+    fn commit_locked(&self, frozen: &Frozen, committed: &mut Committed) -> Result<(), Error> {
         let generation = {
             let layers = self.inner.layers.read();
             let current = layers.frozen.as_ref();
@@ -196,22 +222,45 @@ impl GroupState {
         let mut batch = changes(generation, &frozen.layer.layer);
         let rows = batch.len();
         let unchanged = batch.is_empty() && applied == self.durable_applied();
-        let swept = self.sweep_into(&mut batch, stale)?;
+        let (digest, scrub) = self.account(&batch, committed)?;
+        let swept = self.sweep_into(&mut batch, &committed.stale)?;
         if !unchanged {
-            let row = GroupRow { generation, applied: applied.clone() };
+            let log_records = self.inner.log_records.load(Ordering::Relaxed);
+            let row = GroupRow { generation, digest, log_records, applied: applied.clone() };
             batch.push((GroupRow::key(self.inner.group), Some(row.encode())));
         }
         if !batch.is_empty() {
             self.inner.store.commit(batch)?;
             metrics::checkpoint_committed(rows);
         }
+        (committed.digest, committed.scrub) = (digest, scrub);
         if swept {
-            stale.pop();
+            committed.stale.pop();
         }
         let mut layers = self.inner.layers.write();
         layers.frozen = None;
         layers.durable_applied = applied;
         Ok(())
+    }
+
+    /// The digest, and the scrub under way, as `batch` will leave them. Reads each row that it
+    /// replaces, those said to be new too: a digest must not rest on a promise.
+    fn account(
+        &self,
+        batch: &[(Bytes, Option<Bytes>)],
+        committed: &Committed,
+    ) -> Result<(Digest, Option<RowScrub>), Error> {
+        let mut digest = committed.digest;
+        let mut scrub = committed.scrub.clone();
+        for (key, new) in batch {
+            let old = self.inner.store.get(key)?;
+            let key = &key[PREFIX_BYTES..];
+            digest.change(key, old.as_ref(), new.as_ref());
+            if let Some(scrub) = &mut scrub {
+                scrub.change(key, old.as_ref(), new.as_ref());
+            }
+        }
+        Ok((digest, scrub))
     }
 
     /// Adds the deletion of some rows of a replaced generation to `batch`; true where the last
@@ -224,31 +273,31 @@ impl GroupState {
         let Some(range) = stale.last() else {
             return Ok(false);
         };
-        let rows = self.inner.store.scan(&range.from, &range.to, SWEEP_ROWS)?;
-        let is_last = rows.len() < SWEEP_ROWS;
-        batch.extend(rows.into_iter().map(|(key, _)| (key, None)));
+        let keys = self.inner.store.keys(&range.from, &range.to, SWEEP_ROWS)?;
+        let is_last = keys.len() < SWEEP_ROWS;
+        batch.extend(keys.into_iter().map(|key| (key, None)));
         Ok(is_last)
     }
 
     /// Commits `frozen` and keeps the store's rows of this group as they are until the hold is
     /// dropped: commits and installs wait, and nothing can be frozen.
     pub(crate) fn commit_and_hold(&self, frozen: Frozen) -> Result<Hold<'_>, Error> {
-        let mut stale = self.inner.stale.lock();
-        self.commit_locked(&frozen, &mut stale)?;
+        let mut committed = self.inner.committed.lock();
+        self.commit_locked(&frozen, &mut committed)?;
         let mut layers = self.inner.layers.write();
         layers.held = true;
         let generation = layers.generation;
         let applied = layers.durable_applied.clone();
         drop(layers);
-        Ok(Hold { inner: &self.inner, generation, applied, _stale: stale })
+        Ok(Hold { inner: &self.inner, generation, applied, committed })
     }
 
     /// Replaces all rows by those of `source`, under a new generation: readers see the old rows
     /// until one row flips. A crash before leaves the old rows, one after has the new ones.
     pub(crate) fn replace(&self, source: &mut dyn RowSource, applied: Bytes) -> Result<(), Error> {
-        let mut stale = self.inner.stale.lock();
+        let mut committed = self.inner.committed.lock();
         self.inner.layers.write().held = true;
-        let result = self.load(source, applied, &mut stale);
+        let result = self.load(source, applied, &mut committed);
         self.inner.layers.write().held = false;
         result
     }
@@ -257,22 +306,26 @@ impl GroupState {
         &self,
         source: &mut dyn RowSource,
         applied: Bytes,
-        stale: &mut Vec<KeyRange>,
+        committed: &mut Committed,
     ) -> Result<(), Error> {
         let store = &self.inner.store;
         let generation = self.inner.layers.read().generation.next();
         self.clear(&generation.range())?;
+        let mut digest = Digest::default();
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
         while let Some((key, value)) = source.next_row()? {
             batch_bytes += key.len() + value.len();
+            digest.add(&key, &value);
             batch.push((generation.key(&key), Some(value)));
             if batch_bytes >= INSTALL_BATCH_BYTES {
                 store.commit(std::mem::take(&mut batch))?;
                 batch_bytes = 0;
             }
         }
-        self.flip(GroupRow { generation, applied: Some(applied) }, batch, stale)
+        let log_records = self.inner.log_records.load(Ordering::Relaxed);
+        let row = GroupRow { generation, digest, log_records, applied: Some(applied) };
+        self.flip(row, batch, committed)
     }
 
     /// Makes the rows of another generation the group's, in one batch with the last of them.
@@ -280,11 +333,12 @@ impl GroupState {
         &self,
         row: GroupRow,
         mut batch: Vec<(Bytes, Option<Bytes>)>,
-        stale: &mut Vec<KeyRange>,
+        committed: &mut Committed,
     ) -> Result<(), Error> {
         batch.push((GroupRow::key(self.inner.group), Some(row.encode())));
         self.inner.store.commit(batch)?;
-        *stale = row.generation.others();
+        let stale = row.generation.others();
+        *committed = Committed { stale, digest: row.digest, scrub: None };
         let mut layers = self.inner.layers.write();
         layers.generation = row.generation;
         layers.active = Layer::default();
@@ -296,11 +350,11 @@ impl GroupState {
 
     fn clear(&self, range: &KeyRange) -> Result<(), Error> {
         loop {
-            let rows = self.inner.store.scan(&range.from, &range.to, CLEAR_ROWS)?;
-            if rows.is_empty() {
+            let keys = self.inner.store.keys(&range.from, &range.to, CLEAR_ROWS)?;
+            if keys.is_empty() {
                 return Ok(());
             }
-            self.inner.store.commit(rows.into_iter().map(|(key, _)| (key, None)).collect())?;
+            self.inner.store.commit(keys.into_iter().map(|key| (key, None)).collect())?;
         }
     }
 }
@@ -328,13 +382,18 @@ pub(crate) struct Hold<'a> {
     inner: &'a Inner,
     generation: Generation,
     applied: Option<Bytes>,
-    _stale: MutexGuard<'a, Vec<KeyRange>>,
+    committed: MutexGuard<'a, Committed>,
 }
 
 impl Hold<'_> {
     /// The applied position of these rows.
     pub(crate) fn applied(&self) -> Option<&Bytes> {
         self.applied.as_ref()
+    }
+
+    /// What the rows must add up to.
+    pub(crate) fn digest(&self) -> Digest {
+        self.committed.digest
     }
 
     /// At most `limit` rows that follow `after`, ascending.

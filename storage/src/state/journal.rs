@@ -6,11 +6,11 @@
 //! one is in sled and synced. sled's own batches are not used, since one holds every other access
 //! of the process off and every page it touches in memory until it is done (see the ADR).
 //!
-//! Layout, integers big-endian: magic `HELIOJNL`, version u32 = 2, sequence u64, rows u64, length
-//! of the rows u64, the rows, CRC-32C u32 over all before. A row: put u8 (1 or 0 = delete), key
-//! length u16, value length u32, key, value as sled is to store it: sealed and with its checksum, so
-//! that the journal needs no key. Version 1 had values as they were handed in. What follows is left
-//! over from a longer batch.
+//! Layout, integers big-endian: magic `HELIOJNL`, version u32 = 3, sequence u64, digest of all
+//! group rows (24), rows u64, length of the rows u64, the rows, CRC-32C u32 over all before. A row:
+//! put u8 (1 or 0 = delete), key length u16, value length u32, key, value as sled is to store it:
+//! sealed and with its checksum, so that the journal needs no key. Earlier versions, which had no
+//! digest, stood beside databases that are rebuilt. What follows is left over from a longer batch.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,6 +21,7 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
+    digest::Digest,
     disk_file::DiskFile,
     row_seal::STORED_EXTRA_BYTES,
     store::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX},
@@ -30,10 +31,8 @@ use crate::Error;
 pub(super) const JOURNAL_FILE: &str = "checkpoint.journal";
 
 const MAGIC: [u8; 8] = *b"HELIOJNL";
-const VERSION: u32 = 2;
-/// Values are as they were handed in.
-const VERSION_PLAIN: u32 = 1;
-const HEADER_BYTES: usize = 8 + 4 + 3 * 8;
+const VERSION: u32 = 3;
+const HEADER_BYTES: usize = 8 + 4 + 8 + Digest::BYTES + 2 * 8;
 const ROW_HEADER_BYTES: usize = 1 + 2 + 4;
 const CRC_BYTES: usize = 4;
 
@@ -51,16 +50,10 @@ pub(super) type Change = (Bytes, Option<Bytes>);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) sequence: u64,
+    /// Of all groups' rows as the batch leaves them.
+    pub(super) groups: Digest,
+    /// Their values are as sled stores them.
     pub(super) changes: Vec<Change>,
-    /// Whether values are as sled stores them, or as they were handed in.
-    pub(super) values: Values,
-}
-
-/// What the values of an entry are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Values {
-    Plain,
-    Stored,
 }
 
 /// The journal's file.
@@ -87,8 +80,13 @@ impl Journal {
     }
 
     /// Writes a batch over the last one and syncs it.
-    pub(super) fn write(&mut self, sequence: u64, changes: &[Change]) -> Result<(), Error> {
-        let bytes = self.write_changes(sequence, changes);
+    pub(super) fn write(
+        &mut self,
+        sequence: u64,
+        groups: &Digest,
+        changes: &[Change],
+    ) -> Result<(), Error> {
+        let bytes = self.write_changes(sequence, groups, changes);
         let bytes = bytes.map_err(|error| io_error("write", &self.path, error))?;
         self.bytes = self.bytes.max(bytes);
         let kept_bytes = bytes.max(KEPT_BYTES);
@@ -100,9 +98,9 @@ impl Journal {
         self.file.sync_data().map_err(|error| io_error("fdatasync", &self.path, error))
     }
 
-    fn write_changes(&self, sequence: u64, changes: &[Change]) -> io::Result<u64> {
+    fn write_changes(&self, sequence: u64, groups: &Digest, changes: &[Change]) -> io::Result<u64> {
         let mut buffer = BytesMut::with_capacity(WRITE_BYTES + VALUE_BYTES_MAX);
-        put_header(sequence, changes, &mut buffer);
+        put_header(sequence, groups, changes, &mut buffer);
         let mut crc = 0;
         let mut offset = 0;
         for change in changes {
@@ -121,12 +119,13 @@ impl Journal {
     }
 }
 
-fn put_header(sequence: u64, changes: &[Change], out: &mut BytesMut) {
+fn put_header(sequence: u64, groups: &Digest, changes: &[Change], out: &mut BytesMut) {
     let change_bytes =
         |(key, value): &Change| ROW_HEADER_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len);
     out.put_slice(&MAGIC);
     out.put_u32(VERSION);
     out.put_u64(sequence);
+    groups.encode(out);
     out.put_u64(changes.len() as u64);
     out.put_u64(changes.iter().map(change_bytes).sum::<usize>() as u64);
 }
@@ -161,12 +160,17 @@ fn decode(mut content: Bytes, path: &Path) -> Result<Option<Entry>, Error> {
     content.truncate(crc_at);
     content.advance(MAGIC.len());
     let version = content.get_u32();
-    let values = match version {
-        VERSION => Values::Stored,
-        VERSION_PLAIN => Values::Plain,
-        version => return Err(Error::Version { path: path.to_path_buf(), version }),
-    };
+    if version < VERSION {
+        let reason = "journal of an earlier layout";
+        return Err(Error::Damage { path: path.to_path_buf(), offset: 0, reason });
+    }
+    if version > VERSION {
+        return Err(Error::Version { path: path.to_path_buf(), version });
+    }
     let sequence = content.get_u64();
+    let mut groups = [0; Digest::BYTES];
+    content.copy_to_slice(&mut groups);
+    let groups = Digest::decode(&groups);
     let rows = content.get_u64();
     content.advance(8);
     let mut changes = Vec::new();
@@ -177,7 +181,7 @@ fn decode(mut content: Bytes, path: &Path) -> Result<Option<Entry>, Error> {
         };
         changes.push(change);
     }
-    Ok(Some(Entry { sequence, changes, values }))
+    Ok(Some(Entry { sequence, groups, changes }))
 }
 
 /// Where the checksum stands, if the content can be a journal at all.
@@ -227,7 +231,7 @@ pub(crate) fn fuzz(input: &[u8]) {
     let path = Path::new("journal");
     let Ok(Some(entry)) = decode(Bytes::from(file), path) else { return };
     let mut again = BytesMut::new();
-    put_header(entry.sequence, &entry.changes, &mut again);
+    put_header(entry.sequence, &entry.groups, &entry.changes, &mut again);
     for change in &entry.changes {
         put_change(change, &mut again);
     }
@@ -259,9 +263,11 @@ mod tests {
             .map(|row| (Bytes::copy_from_slice(&row.to_be_bytes()), changes()[2].1.clone()))
             .collect();
         for (sequence, changes) in [(1, changes()), (2, many), (3, vec![]), (4, changes())] {
-            journal.write(sequence, &changes).unwrap();
+            let mut groups = Digest::default();
+            groups.add(b"g", &[sequence as u8]);
+            journal.write(sequence, &groups, &changes).unwrap();
             let (_, entry) = Journal::open(dir.path()).unwrap();
-            assert_eq!(entry, Some(Entry { sequence, changes, values: Values::Stored }));
+            assert_eq!(entry, Some(Entry { sequence, groups, changes }));
         }
     }
 
@@ -270,7 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
         let changes = changes()[..2].to_vec();
-        journal.write(7, &changes).unwrap();
+        journal.write(7, &Digest::default(), &changes).unwrap();
         let path = dir.path().join(JOURNAL_FILE);
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {
@@ -288,9 +294,9 @@ mod tests {
         let value = changes()[2].1.clone();
         let giant = vec![(Bytes::from_static(b"k"), value); 1100];
         let bytes = || fs::metadata(dir.path().join(JOURNAL_FILE)).unwrap().len();
-        journal.write(1, &giant).unwrap();
+        journal.write(1, &Digest::default(), &giant).unwrap();
         assert!(bytes() > KEPT_BYTES);
-        journal.write(2, &changes()).unwrap();
+        journal.write(2, &Digest::default(), &changes()).unwrap();
         assert_eq!(bytes(), KEPT_BYTES);
         assert_eq!(Journal::open(dir.path()).unwrap().1.unwrap().sequence, 2);
     }
@@ -299,13 +305,15 @@ mod tests {
     fn layout_stays() {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
-        journal.write(5, &[(Bytes::from_static(b"k"), Some(Bytes::from_static(b"v")))]).unwrap();
+        let change = (Bytes::from_static(b"k"), Some(Bytes::from_static(b"v")));
+        journal.write(5, &Digest::default(), &[change]).unwrap();
         let content = fs::read(dir.path().join(JOURNAL_FILE)).unwrap();
         let (body, crc) = content.split_at(content.len() - CRC_BYTES);
         assert_eq!(&body[..8], b"HELIOJNL");
         let expected = [
-            [0, 0, 0, 2].as_slice(),
+            [0, 0, 0, 3].as_slice(),
             &[0, 0, 0, 0, 0, 0, 0, 5],
+            &[0; Digest::BYTES],
             &[0, 0, 0, 0, 0, 0, 0, 1],
             &[0, 0, 0, 0, 0, 0, 0, 9],
             &[1, 0, 1, 0, 0, 0, 1, b'k', b'v'],
@@ -313,9 +321,12 @@ mod tests {
         assert_eq!(body[8..], expected.concat());
         assert_eq!(crc, crc32c::crc32c(body).to_be_bytes());
         let mut first = body.to_vec();
-        first[11] = 1;
-        first.extend_from_slice(&crc32c::crc32c(&first).to_be_bytes());
-        let entry = decode(first.into(), dir.path()).unwrap().unwrap();
-        assert_eq!((entry.sequence, entry.values), (5, Values::Plain), "version 1 is read");
+        for (version, is_later) in [(2, false), (4, true)] {
+            first[11] = version;
+            let crc = crc32c::crc32c(&first).to_be_bytes();
+            let decoded = decode([&first[..], &crc].concat().into(), dir.path());
+            assert_eq!(matches!(decoded, Err(Error::Version { .. })), is_later);
+            assert_eq!(matches!(decoded, Err(Error::Damage { .. })), !is_later);
+        }
     }
 }

@@ -8,13 +8,13 @@
 //! | key | value |
 //! |---|---|
 //! | `00000000` | the version of this layout, u32 |
-//! | `00000000` group u32 | version u8 = 1, generation u32, applied present u8, applied |
+//! | `00000000` group u32 | a [`GroupRow`] |
 
 use std::path::PathBuf;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::store::KEY_BYTES_MAX;
+use super::{digest::Digest, store::KEY_BYTES_MAX};
 use crate::{Error, GroupId};
 
 /// The lower bits of a generation: an incarnation is reused only after 4,095 installs, long after
@@ -25,7 +25,9 @@ const INCARNATION_MAX: u32 = (1 << INCARNATION_BITS) - 1;
 /// Groups a store can tell apart; 256 shards and meta use a fraction.
 const GROUP_MAX: u32 = (1 << (32 - INCARNATION_BITS)) - 1;
 
-const GROUP_ROW_VERSION: u8 = 1;
+const GROUP_ROW_VERSION: u8 = 2;
+/// What stands before the applied position.
+const GROUP_ROW_BYTES: usize = 1 + 4 + Digest::BYTES + 8 + 1;
 
 /// The length of a generation in front of a key.
 pub(crate) const PREFIX_BYTES: usize = 4;
@@ -49,6 +51,15 @@ impl Generation {
         let incarnation = self.0 & INCARNATION_MAX;
         let next = if incarnation == INCARNATION_MAX { 1 } else { incarnation + 1 };
         Self((self.0 & !INCARNATION_MAX) | next)
+    }
+
+    /// The group that the row at `key` of the store belongs to.
+    pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
+        let (generation, _) = key.split_first_chunk::<PREFIX_BYTES>()?;
+        match u32::from_be_bytes(*generation) >> INCARNATION_BITS {
+            0 if generation == &[0; PREFIX_BYTES] => GroupRow::group(key),
+            group => Some(GroupId(group)),
+        }
     }
 
     /// The key in the store of the group's `key`.
@@ -95,14 +106,24 @@ fn prefix(generation: u32) -> Bytes {
     Bytes::copy_from_slice(&generation.to_be_bytes())
 }
 
-/// The row that says which generation of a group counts, and up to where it is applied.
+/// The row that says which generation of a group counts, what is in it, and up to where it is
+/// applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GroupRow {
     pub(crate) generation: Generation,
+    /// Of the generation's rows, by the group's own keys.
+    pub(crate) digest: Digest,
+    /// How many records of the group the log held durably at least: it must hold as many again.
+    pub(crate) log_records: u64,
     pub(crate) applied: Option<Bytes>,
 }
 
 impl GroupRow {
+    /// A group without rows.
+    pub(crate) fn empty(generation: Generation) -> Self {
+        Self { generation, digest: Digest::default(), log_records: 0, applied: None }
+    }
+
     pub(crate) fn key(group: GroupId) -> Bytes {
         let mut key = BytesMut::with_capacity(2 * PREFIX_BYTES);
         key.put_u32(0);
@@ -110,11 +131,24 @@ impl GroupRow {
         key.freeze()
     }
 
+    /// The group whose row stands at `key`, if it is the key of such a row.
+    pub(crate) fn group(key: &[u8]) -> Option<GroupId> {
+        let group = key.strip_prefix(&[0; PREFIX_BYTES])?;
+        Some(GroupId(u32::from_be_bytes(group.try_into().ok()?)))
+    }
+
+    /// Where all groups' rows stand, among other system rows.
+    pub(crate) fn range() -> KeyRange {
+        KeyRange { from: prefix(0), to: end_of(0) }
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let applied = self.applied.as_deref().unwrap_or_default();
-        let mut out = BytesMut::with_capacity(6 + applied.len());
+        let mut out = BytesMut::with_capacity(GROUP_ROW_BYTES + applied.len());
         out.put_u8(GROUP_ROW_VERSION);
         out.put_u32(self.generation.0);
+        self.digest.encode(&mut out);
+        out.put_u64(self.log_records);
         out.put_u8(u8::from(self.applied.is_some()));
         out.put_slice(applied);
         out.freeze()
@@ -126,18 +160,23 @@ impl GroupRow {
             offset: 0,
             reason,
         };
-        if row.len() < 6 {
-            return Err(damage("group row too short"));
-        }
-        if row[0] != GROUP_ROW_VERSION {
+        if row.first() != Some(&GROUP_ROW_VERSION) {
             return Err(damage("group row of an unknown version"));
         }
-        let generation = u32::from_be_bytes([row[1], row[2], row[3], row[4]]);
+        if row.len() < GROUP_ROW_BYTES {
+            return Err(damage("group row too short"));
+        }
+        let mut rest = row.slice(1..);
+        let generation = rest.get_u32();
         if generation >> INCARNATION_BITS != group.0 || generation & INCARNATION_MAX == 0 {
             return Err(damage("group row names another group's generation"));
         }
-        let applied = (row[5] == 1).then(|| row.slice(6..));
-        Ok(Self { generation: Generation(generation), applied })
+        let mut digest = [0; Digest::BYTES];
+        rest.copy_to_slice(&mut digest);
+        let log_records = rest.get_u64();
+        let applied = (rest.get_u8() == 1).then_some(rest);
+        let digest = Digest::decode(&digest);
+        Ok(Self { generation: Generation(generation), digest, log_records, applied })
     }
 }
 
@@ -178,12 +217,25 @@ mod tests {
     #[test]
     fn group_row_round_trips_and_refuses_a_foreign_one() {
         let generation = Generation::first(GroupId(3)).next();
+        let mut digest = Digest::default();
+        digest.add(b"k", b"v");
         for applied in [None, Some(Bytes::new()), Some(Bytes::from_static(b"at 9"))] {
-            let row = GroupRow { generation, applied };
+            let row = GroupRow { generation, digest, log_records: 7, applied };
             assert_eq!(GroupRow::decode(GroupId(3), &row.encode()).unwrap(), row);
             assert!(GroupRow::decode(GroupId(4), &row.encode()).is_err());
+            assert!(GroupRow::decode(GroupId(3), &row.encode().slice(..20)).is_err());
         }
-        let row = GroupRow { generation, applied: Some(Bytes::from_static(b"ab")) };
-        assert_eq!(&row.encode()[..], [1, 0, 0, 0x30, 2, 1, b'a', b'b']);
+        let mut row = GroupRow { log_records: 7, ..GroupRow::empty(generation) };
+        row.applied = Some(Bytes::from_static(b"ab"));
+        let expected = [&[2, 0, 0, 0x30, 2][..], &[0; Digest::BYTES + 7], &[7, 1, b'a', b'b']];
+        assert_eq!(row.encode(), expected.concat());
+    }
+
+    #[test]
+    fn keys_of_group_rows_are_told_from_others() {
+        assert_eq!(GroupRow::group(&GroupRow::key(GroupId(9))), Some(GroupId(9)));
+        for other in [&[0; 4][..], &[0, 0, 0, 0, 1], &[0, 0, 0x10, 1, 0, 0, 0, 9], b"a"] {
+            assert_eq!(GroupRow::group(other), None);
+        }
     }
 }

@@ -25,6 +25,15 @@ impl MemoryStateDisk {
         self.rows.lock().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
+    /// Sets or deletes a row behind the store's back, as damage does.
+    pub fn overwrite(&self, key: &Bytes, value: Option<Bytes>) {
+        let mut rows = self.rows.lock();
+        match value {
+            Some(value) => rows.insert(key.clone(), value),
+            None => rows.remove(key),
+        };
+    }
+
     /// Deletes all rows, as a replaced disk.
     pub fn wipe(&self) {
         self.rows.lock().clear();
@@ -99,6 +108,10 @@ impl StateStore for MemoryStore {
         let rows = self.disk.rows.lock();
         let range = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         Ok(range.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, Error> {
+        Ok(self.scan(from, to, limit)?.into_iter().map(|(key, _)| key).collect())
     }
 
     fn commit(&self, batch: Vec<(Bytes, Option<Bytes>)>) -> Result<(), Error> {

@@ -21,6 +21,7 @@ enum Step {
     GiveUp,
     Commit,
     Crash,
+    Scrub(usize),
     Scan(u8, u8, usize),
 }
 
@@ -34,6 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::GiveUp),
         2 => Just(Step::Commit),
         1 => Just(Step::Crash),
+        4 => (1..6_usize).prop_map(Step::Scrub),
         3 => (key.clone(), key, 0..30_usize).prop_map(|(from, to, limit)| Step::Scan(from, to, limit)),
     ]
 }
@@ -138,6 +140,8 @@ impl<'a> Run<'a> {
             Step::GiveUp => self.frozen = None,
             Step::Commit => self.commit(),
             Step::Crash => return self.crash(),
+            // However it falls between checkpoints, it finds nothing where nothing is wrong.
+            Step::Scrub(rows) => self.state.scrub(rows).map(drop).unwrap(),
             Step::Scan(from, to, limit) => self.scan(&key(from), &key(to), limit),
         }
         self

@@ -128,7 +128,7 @@ fn interrupted_sealed_commit_is_finished_at_open() {
     let store = open(dir.path(), &keys);
     store.commit(rows(0..2)).unwrap();
     let batch = close_all(&rows(1..5), &keys.sealer());
-    store.writer.lock().journal.write(2, &batch).unwrap();
+    store.writer.lock().journal.write(2, &Digest::default(), &batch).unwrap();
     drop(store);
     assert!(!is_legible(dir.path()));
     let keys = ring(&key_disk);

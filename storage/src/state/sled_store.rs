@@ -5,20 +5,27 @@
 //! `sync_file_range`, which neither flushes the disk's cache nor writes the file's length. sled
 //! reports some failures by panicking; a panic is caught and treated as an error. Each value is
 //! sealed and ends in a CRC-32C (see `row_seal`).
+//!
+//! sled passes over a message of its log that it cannot read, and what it then holds is older than
+//! what was committed, page by page. So opening reads every row and compares with the digests that
+//! the last commits left.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
+    digest::Digest,
     disk_file::DiskFile,
-    journal::{Change, Entry, Journal, Values},
+    journal::{Change, Entry, Journal},
+    keys::{Generation, GroupRow},
     row_seal::{RowError, close_all, close_system, open_value},
     sled_config::{SledConfig, StateOpen},
     sled_open::{
@@ -26,9 +33,10 @@ use super::{
     },
     sled_reseal::Pass,
     store::{StateStore, check_batch},
+    verify,
 };
 use crate::{
-    Error, Health, Keyring, metrics,
+    Error, GroupId, Health, Keyring, metrics,
     seal::{KeyUser, KeyView},
 };
 
@@ -40,13 +48,14 @@ const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 const VERSION_KEY: [u8; 4] = [0; 4];
 /// The sequence of the batch whose rows are being written: the first row of each commit.
 const BEGUN_KEY: [u8; 5] = [0, 0, 0, 0, 1];
-/// The sequence of the last batch whose rows are all there: the last row of each commit.
+/// The sequence of the last batch whose rows are all there, and the digest of all groups' rows: the
+/// last row of each commit.
 const DONE_KEY: [u8; 5] = [0, 0, 0, 0, 2];
 
 /// The version of keys and values that a store with keys writes: values may be sealed.
-const VERSION: u32 = 2;
-/// The version of a store where nothing is sealed.
-const VERSION_UNSEALED: u32 = 1;
+const VERSION: u32 = 4;
+/// The version of a store where nothing is sealed. Those below had no digests.
+const VERSION_UNSEALED: u32 = 3;
 
 const KEY_MISSING: &str = "the storage key of a row is missing";
 
@@ -61,6 +70,8 @@ pub struct SledStore {
     pub(super) writer: Mutex<Writer>,
     /// The first failure.
     failed: Mutex<Option<Error>>,
+    /// Groups with a row that a read refused.
+    damaged: Mutex<BTreeSet<GroupId>>,
 }
 
 /// What one commit at a time uses.
@@ -70,6 +81,8 @@ pub(super) struct Writer {
     database: Box<dyn DiskFile>,
     /// The sequence of the last batch that is wholly in sled and synced.
     sequence: u64,
+    /// Of all groups' rows, as that batch left them.
+    groups: Digest,
     /// What was committed since the database was opened.
     bytes: u64,
     /// How far rows under earlier keys are moved.
@@ -123,13 +136,30 @@ impl SledStore {
     }
 
     fn try_open(dir: &Path, config: &SledConfig, keys: &Keyring) -> Result<Self, Error> {
+        let store = Self::open_unverified(dir, config, keys)?;
+        verify::all(&store, &store.groups_digest())?;
+        Ok(store)
+    }
+
+    /// Opens the database and finishes what a crash interrupted, but does not look at the rows.
+    pub(super) fn open_unverified(
+        dir: &Path,
+        config: &SledConfig,
+        keys: &Keyring,
+    ) -> Result<Self, Error> {
         let db = open_database(dir, config)?;
         let path = dir.join(DATABASE_FILE);
         let database = File::open(&path).map_err(|error| io_error("open", &path, error))?;
         let (journal, entry) = Journal::open(dir)?;
         sync_all(dir)?;
-        let (database, pass) = (Box::new(database), Pass::default());
-        let writer = Writer { journal, database, sequence: 0, bytes: 0, pass };
+        let writer = Writer {
+            journal,
+            database: Box::new(database),
+            sequence: 0,
+            groups: Digest::default(),
+            bytes: 0,
+            pass: Pass::default(),
+        };
         let store = Self {
             db: RwLock::new(Some(db)),
             keys: keys.clone(),
@@ -138,10 +168,16 @@ impl SledStore {
             config: config.clone(),
             writer: Mutex::new(writer),
             failed: Mutex::new(None),
+            damaged: Mutex::default(),
         };
         store.check_version()?;
         store.recover(entry)?;
         Ok(store)
+    }
+
+    /// Of all groups' rows, as the last commit left them.
+    pub(super) fn groups_digest(&self) -> Digest {
+        self.writer.lock().groups
     }
 
     /// Reads the layout's version, or writes it to a new database.
@@ -161,6 +197,8 @@ impl SledStore {
                 self.put_system(&VERSION_KEY, &VERSION.to_be_bytes())
             }
             Ok(VERSION_UNSEALED) => Ok(()),
+            // All of it can be rebuilt, so no older layout is ever read.
+            Ok(version) if version < VERSION => Err(self.damage("layout of an earlier version")),
             Ok(version) => Err(Error::Version { path: self.path.clone(), version }),
             Err(_) => Err(self.damage("version row of a wrong length")),
         }
@@ -169,22 +207,18 @@ impl SledStore {
     /// Finishes the batch in the journal where a crash interrupted it, and finds out whether sled
     /// holds what was committed.
     fn recover(&self, entry: Option<Entry>) -> Result<(), Error> {
-        let begun = self.sequence(&BEGUN_KEY)?;
-        let done = self.sequence(&DONE_KEY)?;
+        let begun = self.begun()?;
+        let (done, groups) = self.done()?;
         let mut writer = self.writer.lock();
-        writer.sequence = done;
+        (writer.sequence, writer.groups) = (done, groups);
         match entry {
             Some(entry) if entry.sequence == done + 1 => {
-                let sealer = self.keys.sealer();
-                let changes = match entry.values {
-                    Values::Stored => entry.changes,
-                    Values::Plain => close_all(&entry.changes, &sealer),
-                };
-                self.apply(entry.sequence, &changes)?;
+                self.apply(entry.sequence, &entry.groups, &entry.changes)?;
+                writer.groups = entry.groups;
                 self.sync(&mut writer, entry.sequence)
             }
             Some(entry) if entry.sequence > done => Err(self.damage("committed rows are missing")),
-            None if begun > done => Err(self.damage("half a batch without its journal")),
+            _ if begun != done => Err(self.damage("half a batch without its journal")),
             _ => Ok(()),
         }
     }
@@ -203,12 +237,21 @@ impl SledStore {
         Error::Damage { path: self.path.clone(), offset: 0, reason }
     }
 
-    fn sequence(&self, key: &[u8]) -> Result<u64, Error> {
-        let Some(row) = self.get(key)? else {
-            return Ok(0);
-        };
+    fn begun(&self) -> Result<u64, Error> {
+        let Some(row) = self.get(&BEGUN_KEY)? else { return Ok(0) };
         let bytes = row[..].try_into().map_err(|_| self.damage("sequence of a wrong length"))?;
         Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn done(&self) -> Result<(u64, Digest), Error> {
+        let Some(mut row) = self.get(&DONE_KEY)? else { return Ok((0, Digest::default())) };
+        if row.len() != 8 + Digest::BYTES {
+            return Err(self.damage("sequence of a wrong length"));
+        }
+        let sequence = row.get_u64();
+        let mut groups = [0; Digest::BYTES];
+        row.copy_to_slice(&mut groups);
+        Ok((sequence, Digest::decode(&groups)))
     }
 
     fn put_system(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
@@ -230,6 +273,7 @@ impl SledStore {
         };
         opened.map_err(|error| {
             metrics::state_damaged();
+            self.damaged.lock().extend(Generation::group_of(key));
             match error {
                 RowError::Damaged => self.damage("row checksum"),
                 RowError::KeyMissing => self.damage(KEY_MISSING),
@@ -242,14 +286,19 @@ impl SledStore {
         // Held until sled has the rows, and synced.
         let sealer = self.keys.sealer();
         let stored = close_all(changes, &sealer);
-        writer.journal.write(sequence, &stored)?;
-        self.apply(sequence, &stored)?;
+        let mut groups = writer.groups;
+        for (key, row) in changes.iter().filter(|(key, _)| GroupRow::group(key).is_some()) {
+            groups.change(key, self.get(key)?.as_ref(), row.as_ref());
+        }
+        writer.journal.write(sequence, &groups, &stored)?;
+        self.apply(sequence, &groups, &stored)?;
+        writer.groups = groups;
         self.sync(writer, sequence)
     }
 
-    /// Writes stored values to sled, between the two that say how far it got. sled recovers a prefix of what
-    /// it was given.
-    fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), Error> {
+    /// Writes stored values to sled, between the two that say how far it got. sled recovers a prefix
+    /// of what it was given.
+    fn apply(&self, sequence: u64, groups: &Digest, changes: &[Change]) -> Result<(), Error> {
         self.put_system(&BEGUN_KEY, &sequence.to_be_bytes())?;
         self.call(|db| {
             for (key, value) in changes {
@@ -260,7 +309,9 @@ impl SledStore {
             }
             Ok(())
         })?;
-        self.put_system(&DONE_KEY, &sequence.to_be_bytes())
+        let mut done = BytesMut::from(&sequence.to_be_bytes()[..]);
+        groups.encode(&mut done);
+        self.put_system(&DONE_KEY, &done)
     }
 
     /// Closes and opens the database, which writes down where replay starts.
@@ -315,6 +366,14 @@ impl StateStore for SledStore {
         rows.into_iter().map(open).collect()
     }
 
+    fn keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, Error> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = self.call(|db| db.range(from..to).keys().take(limit).collect())?;
+        Ok(keys.iter().map(|key: &sled::IVec| Bytes::copy_from_slice(key)).collect())
+    }
+
     fn commit(&self, batch: Vec<(Bytes, Option<Bytes>)>) -> Result<(), Error> {
         check_batch(&batch)?;
         let changes = in_order(batch);
@@ -330,6 +389,10 @@ impl StateStore for SledStore {
             self.reopen().unwrap_or_else(|error| self.fail(&error));
         }
         Ok(())
+    }
+
+    fn take_damaged(&self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut self.damaged.lock())
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -378,6 +441,23 @@ fn in_order(mut batch: Vec<Change>) -> Vec<Change> {
     batch.dedup_by(|(one, _), (other, _)| one == other);
     batch.reverse();
     batch
+}
+
+#[cfg(test)]
+impl SledStore {
+    /// Changes a row behind the digests' back, as a page of an earlier time does.
+    pub(super) fn overwrite(&self, key: &[u8], value: Option<&[u8]>) {
+        let changed = match value {
+            Some(value) => self.put_system(key, value),
+            None => self.call(|db| db.remove(key).map(|_| ())),
+        };
+        changed.unwrap();
+    }
+
+    /// Changes a stored value, checksum and all.
+    pub(super) fn overwrite_raw(&self, key: &[u8], stored: &[u8]) {
+        self.call(|db| db.insert(key, stored).map(|_| ())).unwrap();
+    }
 }
 
 #[cfg(test)]

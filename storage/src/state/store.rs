@@ -1,8 +1,10 @@
 //! The contract of the row store: durable ordered rows with atomic batches.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
-use crate::{Error, Health};
+use crate::{Error, GroupId, Health};
 
 /// The longest key, generation included. Keys are a slot, a row kind, a 16-byte hash and numbers:
 /// far below this, which keeps a sled node of 16 rows well under an eighth of a segment.
@@ -25,12 +27,21 @@ pub trait StateStore: Send + Sync + 'static {
     /// At most `limit` rows with `from <= key < to`, ascending.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
 
+    /// At most `limit` keys with `from <= key < to`, ascending. Their values are not looked at: so
+    /// rows can be deleted that a read would refuse as damaged.
+    fn keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, Error>;
+
     /// Applies a batch of puts (`Some`) and deletes (`None`); durable when it returns `Ok`. A crash
     /// leaves all of it or nothing; a read meanwhile may see a part (the overlay above hides
     /// that). Of several changes of one key the last wins. After an error other than
     /// [`Error::TooLarge`] the store is fail-safe, and whether the batch is on disk is unknown
     /// until it is opened again.
     fn commit(&self, batch: Vec<(Bytes, Option<Bytes>)>) -> Result<(), Error>;
+
+    /// The groups with rows that a read has refused as damaged since this was last asked.
+    fn take_damaged(&self) -> BTreeSet<GroupId> {
+        BTreeSet::new()
+    }
 
     /// What the store takes on disk.
     fn disk_bytes(&self) -> u64;
