@@ -240,6 +240,8 @@ impl GroupCore {
             machine.flush(&mut rows)?;
         }
         rows.set_applied(inner.applied.encode());
+        // What the log must hold at the next start, by its own count.
+        self.state.note_log_records(self.log.durable_records());
         Ok(rows.freeze())
     }
 

@@ -66,6 +66,11 @@ impl GroupLog {
         self.store.group(self.group).last.map(|position| position.index)
     }
 
+    /// How many records of the group are durable.
+    pub(crate) fn durable_records(&self) -> u64 {
+        self.store.durable_records(self.group)
+    }
+
     /// Whether the log still takes writes.
     pub(crate) fn is_sound(&self) -> bool {
         matches!(self.store.health(), Health::Sound)

@@ -12,6 +12,7 @@ use heliograph_api::{
 use heliograph_cluster::{self as cluster, Storages, Surroundings};
 use heliograph_storage::{
     FileSnapshots, Keyring, SegmentLog, SegmentLogConfig, SledConfig, SledStore, StateOpen,
+    log_expectations,
 };
 use heliograph_transport::{
     Announcement, NodeId,
@@ -82,6 +83,9 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
     let mut log = SegmentLogConfig::new(dir.log(), u64::from_le_bytes(salt));
     log.keys = keys.clone();
     log.segment_bytes = config.log_segment_size.bytes();
+    log.expectations = log_expectations(&*state)
+        .context("cannot read the state database")
+        .or_exit(Reason::DataDirectory)?;
     let (log, report) =
         SegmentLog::open(log).context("cannot open the log").or_exit(Reason::DataDirectory)?;
     tracing::info!(
@@ -103,11 +107,19 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
     Ok(Storages { log: Arc::new(log), state, snapshots: Arc::new(snapshots), keys })
 }
 
+/// Opens the storage keys of a stopped node, to read; nothing in the directory changes.
+pub(crate) fn keyring_read_only(dir: &Path) -> Result<Keyring, Failure> {
+    Keyring::inspect(dir, Box::new(entropy))
+        .context("cannot read the storage keys")
+        .or_exit(Reason::DataDirectory)
+}
+
+fn entropy(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the operating system gives randomness after boot");
+}
+
 /// Opens the storage keys in a directory, and draws one for this life of the process.
 pub(crate) fn keyring(dir: &Path) -> Result<Keyring, Failure> {
-    let entropy = |bytes: &mut [u8]| {
-        getrandom::fill(bytes).expect("the operating system gives randomness after boot");
-    };
     let now_ms = Surroundings::system().clock.wall_ms();
     Keyring::open(dir, Box::new(entropy), now_ms)
         .context("cannot open the storage keys")
