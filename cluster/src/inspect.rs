@@ -23,6 +23,20 @@ pub struct ReplicaDigest {
     pub digest: [u8; 32],
 }
 
+/// What people call a group: "meta", or its shard.
+pub fn group_name(group: GroupId) -> String {
+    match group.0.checked_sub(1) {
+        None => "meta".to_owned(),
+        Some(shard) => format!("shard {shard}"),
+    }
+}
+
+/// The index up to which the log is applied, by an applied position as rows and snapshots note it;
+/// none where it is not one.
+pub fn applied_index(applied: &[u8]) -> Option<u64> {
+    Some(Applied::decode(applied).ok()?.index())
+}
+
 /// Digests of every shard's replica in `store`. Reads everything.
 ///
 /// # Errors

@@ -58,7 +58,7 @@ pub use heliograph_transport::NodeId;
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
 pub use context::NodeFailure;
 pub use features::{FEATURES_KNOWN, Feature};
-pub use inspect::{ReplicaDigest, replica_digests};
+pub use inspect::{ReplicaDigest, applied_index, group_name, replica_digests};
 pub use member::{Member, MemberState};
 pub use node::{Node, StartError};
 pub use placement::Progress;

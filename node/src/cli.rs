@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Print the messages of a device
     Receive(ReceiveArgs),
+    /// Read a stopped node's data and say what is wrong where; changes nothing
+    Verify(VerifyArgs),
     /// See and change a running cluster
     Cluster(crate::cluster::ClusterArgs),
     /// Print what a stopped node's replicas hold, one JSON object a line
@@ -70,6 +72,26 @@ pub(crate) enum Output {
     Text,
     /// One JSON object a line; content as Base64.
     Json,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "Ends with 0 where everything is sound and with 9 where something is \
+    damaged. Nothing in DIR is changed; a node that runs on it is left alone, and refused.")]
+pub(crate) struct VerifyArgs {
+    /// The node's data directory
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// A table for people, or one JSON object
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+    /// Where the storage keys lie, if the node has `storage.key-dir`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) key_dir: Option<PathBuf>,
+    /// Where to copy the state database, which cannot be read in place; the system's place for
+    /// temporary files when left out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
 }
 
 /// Arguments of `state-digest`.

@@ -13,9 +13,11 @@ use crate::files::{self, Access};
 /// The version of the directory's layout. A binary opens its own version alone.
 const FORMAT: u32 = 1;
 /// The lock: held as long as the process lives, whatever ends it.
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 /// The first life of a node's disk.
 const FIRST_INCARNATION: u32 = 1;
+/// Where the storage keys lie, unless elsewhere.
+pub(crate) const KEYS: &str = "keys";
 /// Whose directory it is.
 const IDENTITY: &str = "identity.json";
 
@@ -163,7 +165,7 @@ impl DataDir {
 
     /// The storage keys' directory, unless they have one elsewhere.
     pub(crate) fn keys(&self) -> PathBuf {
-        self.path.join("keys")
+        self.path.join(KEYS)
     }
 
     /// The snapshot files' directory.
@@ -201,6 +203,15 @@ fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {
         return Err(DataDirError::Format { path: dir.to_owned(), found: format });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// Whether the identity file in `dir` can be read.
+pub(crate) fn check_identity(dir: &Path) -> Result<(), DataDirError> {
+    let path = dir.join(IDENTITY);
+    match read_identity(dir)? {
+        Some(_) => Ok(()),
+        None => Err(io_at(&path)(io::ErrorKind::NotFound.into())),
+    }
 }
 
 fn check_owner(dir: &Path, identity: &Identity, wanted: Owner) -> Result<(), DataDirError> {

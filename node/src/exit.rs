@@ -24,6 +24,8 @@ pub(crate) enum Reason {
     Failed = 7,
     /// A server refused what `send` or `receive` asked, or could not be reached.
     Remote = 8,
+    /// `verify` found damage.
+    Damaged = 9,
     /// Ended at once by a second signal, without a clean shutdown.
     Interrupted = 130,
 }
@@ -124,6 +126,7 @@ mod tests {
             Reason::Cluster,
             Reason::Failed,
             Reason::Remote,
+            Reason::Damaged,
             Reason::Interrupted,
         ];
         // 0 is success, 2 is clap's.

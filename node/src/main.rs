@@ -5,6 +5,7 @@
 //! - [`pki`]: `init-tls`, certificates for nodes and the client port.
 //! - [`client`]: `send` and `receive`.
 //! - [`cluster`]: `cluster`, for operators.
+//! - [`verify`]: whether the data of a stopped node is sound.
 //! - [`config`]: the configuration file of `serve`.
 //!
 //! Every failure ends in an [`exit::Failure`]: a sentence for a person and an exit code for a
@@ -26,6 +27,7 @@ mod serve;
 mod signals;
 mod state_digest;
 mod telemetry;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -53,6 +55,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::InitTls(args) => pki::init_tls::run(&args),
         Command::Send(args) => client::send::run(&args),
         Command::Receive(args) => client::receive::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::StateDigest(args) => state_digest::run(&args),
     }

@@ -12,7 +12,7 @@ mod lifecycle;
 mod parent;
 mod parts;
 
-pub(crate) use parts::{keyring, storages};
+pub(crate) use parts::{keyring, keyring_read_only, storages};
 
 use anyhow::Context as _;
 
