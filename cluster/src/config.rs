@@ -45,6 +45,9 @@ pub struct CheckpointConfig {
     /// Snapshots are written while the log behind them, of all groups together, exceeds this and
     /// the state's size.
     pub snapshot_log_bytes: u64,
+    /// A snapshot of a group is written once its log holds this many entries more than the last
+    /// one, however small they are.
+    pub snapshot_entries: u64,
     /// A snapshot of a changed group is written after this long at the latest.
     pub snapshot_age_max: Duration,
 }
@@ -58,6 +61,8 @@ impl Default for CheckpointConfig {
             overlay_bytes_max: 8 * 1024 * 1024,
             // Design decision 8.
             snapshot_log_bytes: 256 * 1024 * 1024,
+            // The log keeps some 50 bytes of memory for each: 10 MiB a group.
+            snapshot_entries: 200_000,
             snapshot_age_max: Duration::from_secs(60 * 60),
         }
     }
@@ -73,6 +78,9 @@ pub struct RaftConfig {
     pub election_timeout_min: Duration,
     /// The longest such silence.
     pub election_timeout_max: Duration,
+    /// How many snapshots this node sends to peers at a time, of all groups it leads; the others
+    /// wait their turn.
+    pub snapshots_sent_max: usize,
 }
 
 impl Default for RaftConfig {
@@ -81,6 +89,8 @@ impl Default for RaftConfig {
             heartbeat_interval: Duration::from_millis(500),
             election_timeout_min: Duration::from_secs(2),
             election_timeout_max: Duration::from_secs(4),
+            // One keeps a link busy; a second one goes on where the first one's peer is slow.
+            snapshots_sent_max: 2,
         }
     }
 }

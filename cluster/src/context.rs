@@ -11,7 +11,7 @@ use std::{
 use heliograph_storage::{GroupId, GroupState};
 use heliograph_transport::{Network, NodeId};
 use parking_lot::{Mutex, RwLock};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     member::MemberState,
     model::ShardId,
     neighbours::{About, Neighbours, Stance},
-    raft::{GroupCore, GroupKind, GroupLog, RaftGroup, raft_id},
+    raft::{GroupCore, GroupKind, GroupLog, GroupNetworkFactory, RaftGroup, raft_id},
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
     watch,
@@ -107,6 +107,8 @@ pub(crate) struct Context {
     pub(crate) peer_registries: Mutex<BTreeMap<NodeId, u64>>,
     /// Leaderships this node is handing over.
     pub(crate) transfers: Mutex<BTreeMap<GroupId, Transfer>>,
+    /// How many snapshots may be on their way to peers.
+    pub(crate) snapshot_turns: Arc<Semaphore>,
     pub(crate) failure: watch::Sender<Option<NodeFailure>>,
     /// Whether the disk lets this node lead.
     pub(crate) fitness: Fitness,
@@ -287,14 +289,19 @@ impl Context {
                 applied.index()
             )));
         }
+        let network = GroupNetworkFactory {
+            network: Arc::clone(&self.network),
+            group: id,
+            snapshots,
+            turns: Arc::clone(&self.snapshot_turns),
+        };
         let group = RaftGroup::start(
             id,
             self.raft_id_of(self.local(), id),
             Arc::clone(&self.raft_config),
-            Arc::clone(&self.network),
+            network,
             log,
             Arc::new(core),
-            snapshots,
         )
         .await
         .map_err(|error| unusable(error.to_string()))?;

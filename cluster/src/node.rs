@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use heliograph_transport::Network;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorRef};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -72,6 +72,7 @@ impl Node {
         let boot = surroundings.random();
         let context = Arc::new(Context {
             raft_config: config.raft_config(),
+            snapshot_turns: Arc::new(Semaphore::new(config.raft.snapshots_sent_max)),
             config,
             storages,
             network,

@@ -87,10 +87,13 @@ impl CheckpointerState {
     fn seen(&mut self, group: &RaftGroup) -> &mut Seen {
         self.seen.entry(group.id).or_insert_with(|| {
             let (now, index) = (Instant::now(), group.core.applied().index());
+            let snapshot = group.core.current_snapshot().ok().flatten();
+            let covered = snapshot.and_then(|(meta, _)| meta.last_log_id);
             Seen {
                 checkpoint_index: index,
                 checkpoint_at: now,
-                snapshot_index: index,
+                // What earlier processes left in the log counts: restarts must not make it grow.
+                snapshot_index: covered.map_or(0, |last| last.index),
                 snapshot_at: now,
                 snapshot_log_bytes: 0,
             }
@@ -120,9 +123,9 @@ impl CheckpointerState {
         ::metrics::histogram!(metrics::CHECKPOINT_SECONDS).record(seconds);
     }
 
-    /// The group to write a snapshot of: one that is old, or, where the log of all groups together
-    /// has grown too long, the one with the largest part in it. One at a time keeps the disk free
-    /// for the log.
+    /// The group to write a snapshot of: one that is old or has many entries, or, where the log of
+    /// all groups together has grown too long, the one with the largest part in it. One at a time
+    /// keeps the disk free for the log.
     fn snapshot_due<'a>(&mut self, groups: &'a [Arc<RaftGroup>]) -> Option<&'a Arc<RaftGroup>> {
         let now = Instant::now();
         let config = self.context.config.checkpoint.clone();
@@ -133,7 +136,8 @@ impl CheckpointerState {
             let seen = self.seen(group);
             let grown = group.log.appended_bytes().saturating_sub(seen.snapshot_log_bytes);
             let is_old = now - seen.snapshot_at > config.snapshot_age_max;
-            if is_old && group.core.applied().index() > seen.snapshot_index {
+            let entries = group.core.applied().index().saturating_sub(seen.snapshot_index);
+            if entries > config.snapshot_entries || (is_old && entries > 0) {
                 return Some(group);
             }
             grown_total += grown;

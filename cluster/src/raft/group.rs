@@ -11,7 +11,6 @@ use std::{
 
 use bytes::Bytes;
 use heliograph_storage::{GroupId, SnapshotReceiver, SnapshotStore};
-use heliograph_transport::Network;
 use openraft::{Instant, Raft, async_runtime::WatchReceiver, raft::TransferLeaderRequest};
 use parking_lot::Mutex;
 
@@ -61,14 +60,13 @@ impl RaftGroup {
         id: GroupId,
         raft_id: u64,
         config: Arc<openraft::Config>,
-        network: Arc<dyn Network>,
+        network: GroupNetworkFactory,
         log: GroupLog,
         core: Arc<GroupCore>,
-        snapshots: Arc<dyn SnapshotStore>,
     ) -> Result<Arc<Self>, io::Error> {
-        let factory = GroupNetworkFactory { network, group: id, snapshots: Arc::clone(&snapshots) };
+        let snapshots = Arc::clone(&network.snapshots);
         let machine = GroupStateMachine(Arc::clone(&core));
-        let raft = Raft::new(raft_id, config, factory, log.clone(), machine).await;
+        let raft = Raft::new(raft_id, config, network, log.clone(), machine).await;
         let raft = raft.map_err(io::Error::other)?;
         Ok(Arc::new(Self {
             id,

@@ -19,6 +19,7 @@ pub(crate) use self::{
     core::{Applied, GroupCore, GroupKind},
     group::RaftGroup,
     log_adapter::GroupLog,
+    network_adapter::GroupNetworkFactory,
     offload::offload,
     rpc::decode_head,
     runtime::seed_this_thread,

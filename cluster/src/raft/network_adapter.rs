@@ -11,7 +11,7 @@ use openraft::{
     network::RPCOption,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     offload::offload,
@@ -29,31 +29,27 @@ const CHUNK_BYTES: usize = 512 * 1024;
 const CHUNK_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Makes one group's clients to its peers.
+#[derive(Clone)]
 pub(crate) struct GroupNetworkFactory {
     pub(crate) network: Arc<dyn Network>,
     pub(crate) group: GroupId,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
+    /// How many snapshots the node may send at a time.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for GroupNetworkFactory {
     type Network = GroupClient;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> GroupClient {
-        GroupClient {
-            network: Arc::clone(&self.network),
-            group: self.group,
-            target: node_of(target),
-            snapshots: Arc::clone(&self.snapshots),
-        }
+        GroupClient { factory: self.clone(), target: node_of(target) }
     }
 }
 
 /// One group's client to one peer.
 pub(crate) struct GroupClient {
-    network: Arc<dyn Network>,
-    group: GroupId,
+    factory: GroupNetworkFactory,
     target: NodeId,
-    snapshots: Arc<dyn SnapshotStore>,
 }
 
 type GroupSnapshot = Snapshot<CommittedLeaderId, u64, openraft::EmptyNode, SnapshotInfo>;
@@ -89,15 +85,15 @@ impl GroupClient {
         size_hint: usize,
         ttl: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
-        let request = rpc::encode_request(kind, self.group, request, size_hint);
+        let request = rpc::encode_request(kind, self.factory.group, request, size_hint);
         let deadline = Instant::now() + ttl;
-        let answer = self.network.call(self.target, lane, request, deadline).await;
+        let answer = self.factory.network.call(self.target, lane, request, deadline).await;
         let answer = answer.map_err(|error| rpc_error(&error))?;
         rpc::decode(&answer).ok_or_else(unreadable)
     }
 
     fn shared_lane(&self) -> Lane {
-        Lane::Shared(self.group.0)
+        Lane::Shared(self.factory.group.0)
     }
 
     async fn send_snapshot(
@@ -105,11 +101,13 @@ impl GroupClient {
         vote: Vote,
         info: &SnapshotInfo,
     ) -> Result<SnapshotAnswer, StreamingError<TypeConfig>> {
+        // Whoever waits for long finds its snapshot replaced, and comes again with a newer one.
+        let _turn = self.factory.turns.acquire().await.expect("nobody closes it");
         let begin = SnapshotBegin { vote, applied: info.applied.clone(), bytes: info.bytes };
         let begun = self.bulk(RpcKind::SnapshotBegin, &begin, 0);
         let SnapshotOffset(mut offset) = begun.await?;
         while offset < info.bytes {
-            let (snapshots, source) = (Arc::clone(&self.snapshots), info.clone());
+            let (snapshots, source) = (Arc::clone(&self.factory.snapshots), info.clone());
             let read = offload(move || snapshots.read_chunk(&source, offset, CHUNK_BYTES)).await;
             let chunk: Bytes =
                 read.map_err(|error| StreamingError::from(Unreachable::<TypeConfig>::new(&error)))?;

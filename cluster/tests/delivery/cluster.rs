@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use heliograph_cluster::{
-    Clock, Config, Entropy, FirstMember, Node, Relay, Storages, Surroundings, Topology,
+    CheckpointConfig, Clock, Config, Entropy, FirstMember, Node, Relay, Storages, Surroundings,
+    Topology,
     model::{DeviceId, ShardId},
 };
 use heliograph_storage::{
-    Keyring, MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots, MemoryStateDisk,
-    MemoryStore,
+    GroupId, Keyring, LogStore as _, MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots,
+    MemoryStateDisk, MemoryStore, Position,
 };
 use heliograph_transport::{NodeId, SimFabric};
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
 };
+
+use crate::bulk::Bulk;
 
 pub(crate) const NODES: usize = 3;
 const SHARDS: u16 = 4;
@@ -53,6 +56,8 @@ pub(crate) struct Cluster {
     pub(crate) fabric: SimFabric,
     disks: Vec<(Arc<MemoryDisk>, MemoryStateDisk, MemorySnapshotDisk)>,
     live: Vec<Option<Live>>,
+    checkpoint: CheckpointConfig,
+    bulk: Bulk,
 }
 
 fn id(index: usize) -> NodeId {
@@ -75,6 +80,11 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 impl Cluster {
     /// A cluster that is ready.
     pub(crate) async fn start(seed: u64) -> Self {
+        Self::start_with(seed, CheckpointConfig::default(), &Bulk::default()).await
+    }
+
+    /// As [`Self::start`], with its own times for snapshots and a bulk lane to interfere with.
+    pub(crate) async fn start_with(seed: u64, checkpoint: CheckpointConfig, bulk: &Bulk) -> Self {
         let disk = || (MemoryDisk::new(), MemoryStateDisk::new(), MemorySnapshotDisk::new());
         let mut cluster = Self {
             seed,
@@ -82,6 +92,8 @@ impl Cluster {
             fabric: SimFabric::new(seed),
             disks: (0..NODES).map(|_| disk()).collect(),
             live: (0..NODES).map(|_| None).collect(),
+            checkpoint,
+            bulk: bulk.clone(),
         };
         for index in 0..NODES {
             cluster.boot(index).await;
@@ -101,6 +113,8 @@ impl Cluster {
         let members = (0..NODES).map(|index| FirstMember::new(id(index), format!("n{index}:1")));
         let mut config = Config::new(id(index), [7; 16], members.collect());
         config.shards = SHARDS;
+        config.checkpoint = self.checkpoint.clone();
+        config.raft.snapshots_sent_max = 1;
         config.client_url = Some(Self::client_url(index));
         let rng = SmallRng::seed_from_u64(self.seed * 100 + index as u64);
         let surroundings = Surroundings {
@@ -113,7 +127,7 @@ impl Cluster {
             snapshots: Arc::new(MemorySnapshots::open(snapshot_disk).unwrap()),
             keys: Keyring::unsealed(),
         };
-        let network = self.fabric.node(id(index));
+        let network = self.bulk.over(self.fabric.node(id(index)));
         let node = Node::start(config, storages, network, surroundings).await.unwrap();
         self.live[index] = Some(Live { node, log, syncing });
     }
@@ -140,6 +154,26 @@ impl Cluster {
         live.syncing.abort();
     }
 
+    /// The first and last index that a node's log holds of a device's shard.
+    pub(crate) fn log_range(&self, index: usize, device: &DeviceId) -> (u64, u64) {
+        let group = GroupId(u32::from(self.shard_of(device).0) + 1);
+        let log = self.live[index].as_ref().expect("it runs").log.group(group);
+        let index = |position: Option<Position>| position.map_or(0, |position| position.index);
+        (index(log.purged) + 1, index(log.last))
+    }
+
+    /// How far a node has applied a device's shard.
+    pub(crate) fn applied(&self, index: usize, device: &DeviceId) -> u64 {
+        let shards = self.live[index].as_ref().expect("it runs").node.shards();
+        shards.get(self.shard_of(device)).map_or(0, |shard| shard.applied_index())
+    }
+
+    /// The term of a device's shard, as a node knows it.
+    pub(crate) fn term(&self, index: usize, device: &DeviceId) -> u64 {
+        let shards = self.live[index].as_ref().expect("it runs").node.shards();
+        shards.get(self.shard_of(device)).map_or(0, |shard| shard.leadership().borrow().term)
+    }
+
     /// Where clients would reach a node.
     pub(crate) fn client_url(index: usize) -> String {
         format!("ws://n{index}/ws")
@@ -159,9 +193,9 @@ impl Cluster {
         self.live[index].as_ref().expect("it runs").node.relay()
     }
 
-    fn shard_of(&self, device: &DeviceId) -> ShardId {
-        let live = self.live.iter().flatten().next().expect("a node runs");
-        let topology: Arc<Topology> = live.node.topology().expect("the cluster is formed");
+    pub(crate) fn shard_of(&self, device: &DeviceId) -> ShardId {
+        let mut known = self.live.iter().flatten().filter_map(|live| live.node.topology());
+        let topology: Arc<Topology> = known.next().expect("the cluster is formed");
         topology.shard_of(topology.key_hasher().mailbox(device).slot())
     }
 

@@ -2,10 +2,12 @@
 //! network and disks.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod bulk;
 mod cluster;
 mod device;
 mod drain;
 mod scenarios;
+mod snapshots;
 mod trouble;
 
 /// Runs `scenario` in a runtime of its own; everything random follows from `seed`.
