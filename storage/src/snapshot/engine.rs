@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Error, Frozen, GroupId, GroupState, Keyring, ScrubStep, metrics,
     seal::{KeyUser, Reseal},
-    state::{Digest, digest_damage},
+    state::Digest,
 };
 
 /// Rows fetched from the store at once while a snapshot is written: 256 of 64 KiB are 16 MiB.
@@ -120,10 +120,8 @@ impl Engine {
             }
             last = rows.into_iter().next_back().map(|(key, _)| key);
         }
-        if digest != hold.digest() {
-            // What the log is purged behind, and peers receive, must be the rows there should be.
-            return Err(digest_damage(group));
-        }
+        // What the log is purged behind, and peers receive, must be the rows there should be.
+        hold.check(digest)?;
         let written = writer.finish()?.finish()?;
         metrics::snapshot_written(written.bytes);
         // Published while the rows are held: a snapshot of an older position never replaces one

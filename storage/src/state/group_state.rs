@@ -20,6 +20,7 @@ use super::{
     layer::Layer,
     scrub::RowScrub,
     store::StateStore,
+    verify::digest_damage,
 };
 use crate::{Error, GroupId, metrics};
 
@@ -391,9 +392,14 @@ impl Hold<'_> {
         self.applied.as_ref()
     }
 
-    /// What the rows must add up to.
-    pub(crate) fn digest(&self) -> Digest {
-        self.committed.digest
+    /// Compares the digest of all rows with what it must be.
+    pub(crate) fn check(&self, digest: Digest) -> Result<(), Error> {
+        if digest == self.committed.digest {
+            return Ok(());
+        }
+        let error = digest_damage(self.inner.group);
+        self.inner.store.give_up(&error);
+        Err(error)
     }
 
     /// At most `limit` rows that follow `after`, ascending.

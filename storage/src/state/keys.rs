@@ -53,15 +53,6 @@ impl Generation {
         Self((self.0 & !INCARNATION_MAX) | next)
     }
 
-    /// The group that the row at `key` of the store belongs to.
-    pub(crate) fn group_of(key: &[u8]) -> Option<GroupId> {
-        let (generation, _) = key.split_first_chunk::<PREFIX_BYTES>()?;
-        match u32::from_be_bytes(*generation) >> INCARNATION_BITS {
-            0 if generation == &[0; PREFIX_BYTES] => GroupRow::group(key),
-            group => Some(GroupId(group)),
-        }
-    }
-
     /// The key in the store of the group's `key`.
     pub(crate) fn key(self, key: &[u8]) -> Bytes {
         let mut out = BytesMut::with_capacity(PREFIX_BYTES + key.len());

@@ -129,6 +129,10 @@ impl StateStore for MemoryStore {
         interrupted.map_or(Ok(()), |_| Err(Error::Closed))
     }
 
+    fn give_up(&self, error: &Error) {
+        self.fate.lock().failed.get_or_insert(error.clone());
+    }
+
     fn disk_bytes(&self) -> u64 {
         let rows = self.disk.rows.lock();
         rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()

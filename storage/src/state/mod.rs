@@ -50,5 +50,4 @@ pub use memory_store::{MemoryStateDisk, MemoryStore, Outcome};
 pub use sled_config::{SledConfig, StateOpen};
 pub use sled_store::SledStore;
 pub use store::{BATCH_BYTES_MAX, KEY_BYTES_MAX, StateStore, VALUE_BYTES_MAX};
-pub(crate) use verify::digest_damage;
 pub use verify::log_expectations;

@@ -38,7 +38,7 @@ impl GroupState {
     /// meanwhile. Begins anew after its end, after an error, and where a snapshot was installed.
     ///
     /// # Errors
-    /// [`Error::Damage`] where the rows are not those of the last checkpoint.
+    /// [`Error::Damage`] where the rows are not those of the last checkpoint: the store has given up.
     pub fn scrub(&self, rows_max: usize) -> Result<ScrubStep, Error> {
         let mut committed = self.inner.committed.lock();
         let generation = self.inner.layers.read().generation;
@@ -56,7 +56,9 @@ impl GroupState {
             return Ok(step);
         }
         if scrub.read != committed.digest {
-            return Err(digest_damage(self.inner.group));
+            let error = digest_damage(self.inner.group);
+            self.inner.store.give_up(&error);
+            return Err(error);
         }
         step.is_last = true;
         Ok(step)

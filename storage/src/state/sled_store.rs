@@ -11,11 +11,13 @@
 //! the last commits left.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -25,7 +27,7 @@ use super::{
     digest::Digest,
     disk_file::DiskFile,
     journal::{Change, Entry, Journal},
-    keys::{Generation, GroupRow},
+    keys::GroupRow,
     row_seal::{RowError, close_all, close_system, open_value},
     sled_config::{SledConfig, StateOpen},
     sled_open::{
@@ -36,7 +38,7 @@ use super::{
     verify,
 };
 use crate::{
-    Error, GroupId, Health, Keyring, metrics,
+    Error, Health, Keyring, metrics,
     seal::{KeyUser, KeyView},
 };
 
@@ -70,8 +72,8 @@ pub struct SledStore {
     pub(super) writer: Mutex<Writer>,
     /// The first failure.
     failed: Mutex<Option<Error>>,
-    /// Groups with a row that a read refused.
-    damaged: Mutex<BTreeSet<GroupId>>,
+    /// Whether what was opened was found sound: from then on damage is a failure.
+    is_serving: AtomicBool,
 }
 
 /// What one commit at a time uses.
@@ -138,6 +140,7 @@ impl SledStore {
     fn try_open(dir: &Path, config: &SledConfig, keys: &Keyring) -> Result<Self, Error> {
         let store = Self::open_unverified(dir, config, keys)?;
         verify::all(&store, &store.groups_digest())?;
+        store.is_serving.store(true, Ordering::Relaxed);
         Ok(store)
     }
 
@@ -168,7 +171,7 @@ impl SledStore {
             config: config.clone(),
             writer: Mutex::new(writer),
             failed: Mutex::new(None),
-            damaged: Mutex::default(),
+            is_serving: AtomicBool::new(false),
         };
         store.check_version()?;
         store.recover(entry)?;
@@ -273,7 +276,6 @@ impl SledStore {
         };
         opened.map_err(|error| {
             metrics::state_damaged();
-            self.damaged.lock().extend(Generation::group_of(key));
             match error {
                 RowError::Damaged => self.damage("row checksum"),
                 RowError::KeyMissing => self.damage(KEY_MISSING),
@@ -349,8 +351,10 @@ impl SledStore {
 impl StateStore for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let keys = self.keys.view();
-        let stored = self.call(|db| db.get(key))?;
-        stored.map(|stored| self.open_value(key, &stored, &keys)).transpose()
+        let stored = self.call(|db| db.get(key));
+        let open = |stored: sled::IVec| self.open_value(key, &stored, &keys);
+        let value = stored.and_then(|stored| stored.map(open).transpose());
+        value.inspect_err(|error| self.give_up(error))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
@@ -358,19 +362,21 @@ impl StateStore for SledStore {
             return Ok(Vec::new());
         }
         let keys = self.keys.view();
-        let rows: Vec<_> = self.call(|db| db.range(from..to).take(limit).collect())?;
+        let rows: Result<Vec<_>, _> = self.call(|db| db.range(from..to).take(limit).collect());
         let open = |(key, stored): (sled::IVec, sled::IVec)| {
             let value = self.open_value(&key, &stored, &keys)?;
             Ok((Bytes::copy_from_slice(&key), value))
         };
-        rows.into_iter().map(open).collect()
+        let rows = rows.and_then(|rows| rows.into_iter().map(open).collect());
+        rows.inspect_err(|error| self.give_up(error))
     }
 
     fn keys(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Bytes>, Error> {
         if from >= to {
             return Ok(Vec::new());
         }
-        let keys: Vec<_> = self.call(|db| db.range(from..to).keys().take(limit).collect())?;
+        let keys = self.call(|db| db.range(from..to).keys().take(limit).collect());
+        let keys: Vec<_> = keys.inspect_err(|error| self.give_up(error))?;
         Ok(keys.iter().map(|key: &sled::IVec| Bytes::copy_from_slice(key)).collect())
     }
 
@@ -391,8 +397,11 @@ impl StateStore for SledStore {
         Ok(())
     }
 
-    fn take_damaged(&self) -> BTreeSet<GroupId> {
-        std::mem::take(&mut self.damaged.lock())
+    fn give_up(&self, error: &Error) {
+        let is_ended = matches!(error, Error::Closed);
+        if self.is_serving.load(Ordering::Relaxed) && !is_ended && !self.has_failed() {
+            self.fail(error);
+        }
     }
 
     fn disk_bytes(&self) -> u64 {

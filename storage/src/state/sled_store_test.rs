@@ -290,6 +290,9 @@ fn row_that_was_changed_behind_our_back_is_damage() {
     }
     assert!(matches!(store.scan(b"a", b"z", 9), Err(Error::Damage { .. })));
     assert_eq!(store.get(b"a").unwrap(), Some(bytes("1")));
+    // It takes no more, and the next open mends it.
+    assert!(matches!(store.health(), Health::FailSafe(Error::Damage { .. })));
+    assert!(matches!(store.commit(vec![put("d", "1")]), Err(Error::FailSafe)));
 }
 
 #[test]

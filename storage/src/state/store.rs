@@ -1,10 +1,8 @@
 //! The contract of the row store: durable ordered rows with atomic batches.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 
-use crate::{Error, GroupId, Health};
+use crate::{Error, Health};
 
 /// The longest key, generation included. Keys are a slot, a row kind, a 16-byte hash and numbers:
 /// far below this, which keeps a sled node of 16 rows well under an eighth of a segment.
@@ -38,10 +36,9 @@ pub trait StateStore: Send + Sync + 'static {
     /// until it is opened again.
     fn commit(&self, batch: Vec<(Bytes, Option<Bytes>)>) -> Result<(), Error>;
 
-    /// The groups with rows that a read has refused as damaged since this was last asked.
-    fn take_damaged(&self) -> BTreeSet<GroupId> {
-        BTreeSet::new()
-    }
+    /// Takes note that rows are not those that were committed. The store takes no commit from then on:
+    /// opening it again finds the same and rebuilds it. Reads that find such rows do this by themselves.
+    fn give_up(&self, error: &Error);
 
     /// What the store takes on disk.
     fn disk_bytes(&self) -> u64;
