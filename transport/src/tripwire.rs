@@ -15,7 +15,7 @@ use socket2::{SockRef, TcpKeepalive};
 use subtle::ConstantTimeEq;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
@@ -189,10 +189,15 @@ impl Drop for Expectation {
     }
 }
 
-/// Lays a wire to a listener that expects `token`.
-pub(crate) async fn dial(address: SocketAddr, token: &Token) -> io::Result<TcpStream> {
+/// Lays a wire to a listener that expects `token`, from the address of `local` where that is one: on
+/// a machine with several, firewalls know the peer by the one that it is configured with.
+pub(crate) async fn dial(
+    address: SocketAddr,
+    local: SocketAddr,
+    token: &Token,
+) -> io::Result<TcpStream> {
     let laid = timeout(GREETING_TIMEOUT, async {
-        let mut stream = TcpStream::connect(address).await?;
+        let mut stream = connect(address, local).await?;
         prepare(&stream)?;
         let mut greeting = PREFACE.to_vec();
         greeting.extend_from_slice(token.expose());
@@ -203,6 +208,15 @@ pub(crate) async fn dial(address: SocketAddr, token: &Token) -> io::Result<TcpSt
         }
     });
     laid.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn connect(address: SocketAddr, local: SocketAddr) -> io::Result<TcpStream> {
+    if local.ip().is_unspecified() || local.is_ipv4() != address.is_ipv4() {
+        return TcpStream::connect(address).await;
+    }
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(local.ip(), 0))?;
+    socket.connect(address).await
 }
 
 /// Waits for the wire's end.
@@ -236,6 +250,9 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const ANYWHERE: SocketAddr =
+        SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
     /// A listener, and the wire of a token at both ends.
     async fn wire() -> (Arc<Listener>, SocketAddr, Expectation, TcpStream, TcpStream) {
         let listener = Arc::new(Listener::bind(([127, 0, 0, 1], 0).into()).unwrap());
@@ -243,9 +260,21 @@ mod tests {
         tokio::spawn(Arc::clone(&listener).run(CancellationToken::new()));
         let token = Token::random().unwrap();
         let mut expectation = listener.expect(token.clone());
-        let ours = dial(address, &token).await.unwrap();
+        let ours = dial(address, ANYWHERE, &token).await.unwrap();
         let theirs = expectation.wire().await.unwrap();
         (listener, address, expectation, ours, theirs)
+    }
+
+    #[tokio::test]
+    async fn wire_is_laid_from_the_address_that_the_peer_knows() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (local, from) in [("127.0.0.7:9", "127.0.0.7"), ("0.0.0.0:9", "127.0.0.1")] {
+            let (ours, theirs) =
+                tokio::join!(connect(address, local.parse().unwrap()), listener.accept());
+            assert_eq!(theirs.unwrap().1.ip(), from.parse::<std::net::IpAddr>().unwrap());
+            drop(ours.unwrap());
+        }
     }
 
     #[tokio::test]
@@ -266,11 +295,11 @@ mod tests {
     #[tokio::test]
     async fn token_that_is_not_expected_is_refused() {
         let (listener, address, expectation, _ours, _theirs) = wire().await;
-        let stranger = dial(address, &Token::random().unwrap()).await;
+        let stranger = dial(address, ANYWHERE, &Token::random().unwrap()).await;
         assert!(stranger.is_err());
         let known = expectation.token.clone();
         drop(expectation);
-        assert!(dial(address, &known).await.is_err());
+        assert!(dial(address, ANYWHERE, &known).await.is_err());
         assert!(listener.expected.lock().is_empty());
     }
 

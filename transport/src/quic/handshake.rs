@@ -182,7 +182,8 @@ async fn greet_as_dialler(
     let wire = match welcome.tripwire {
         Some((port, token)) => {
             let address = (connection.remote_address().ip(), port).into();
-            let laid = timeout(WIRE_TIMEOUT, tripwire::dial(address, &token)).await;
+            let wire = tripwire::dial(address, shared.local_addr, &token);
+            let laid = timeout(WIRE_TIMEOUT, wire).await;
             Some(WireSource::Dial(address, token, laid.ok().and_then(Result::ok)))
         }
         None => None,

@@ -4,9 +4,12 @@
 //! ones out, and is the only one that tells the handler of it: events come in order. The node with
 //! the lower id has two more tasks that dial.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -333,7 +336,7 @@ async fn guard(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>, mut source
         // The wire first: one that is there tells how the connection ended.
         let laid = tokio::select! {
             biased;
-            laid = lay(&mut source) => laid,
+            laid = lay(&mut source, shared.local_addr) => laid,
             () = link.gone.cancelled() => return,
         };
         if let Some(mut wire) = laid {
@@ -364,12 +367,12 @@ async fn guard(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>, mut source
     }
 }
 
-async fn lay(source: &mut WireSource) -> Option<TcpStream> {
+async fn lay(source: &mut WireSource, local: SocketAddr) -> Option<TcpStream> {
     match source {
         WireSource::Accept(expectation) => expectation.wire().await,
         WireSource::Dial(address, token, laid) => match laid.take() {
             Some(wire) => Some(wire),
-            None => tripwire::dial(*address, token).await.ok(),
+            None => tripwire::dial(*address, local, token).await.ok(),
         },
     }
 }
