@@ -101,6 +101,7 @@ fn group(known: &Known<'_>, id: u32, name: String, placement: &Placement) -> Gro
         id,
         name,
         leader: leader.map(|(node, _)| *node),
+        acting_term: leader.map(|(_, report)| report.term),
         term: reports.iter().map(|(_, report)| report.term).max().unwrap_or(0),
         learners,
         commit_index: reports.iter().filter_map(|(_, report)| report.committed).max(),

@@ -56,6 +56,7 @@ fn a_whole_cluster_is_healthy() {
     let shard = &status.groups[1];
     assert_eq!((shard.name.as_str(), shard.leader, shard.term), ("shard 0", Some(NodeId(2)), 4));
     assert_eq!(shard.commit_index, Some(43));
+    assert_eq!(shard.acting_term.is_some(), shard.leader.is_some());
     assert_eq!(shard.live.len(), 3);
 }
 

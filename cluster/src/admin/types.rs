@@ -134,6 +134,9 @@ pub struct GroupStatus {
     pub name: String,
     /// The node that leads and acts; none while there is none.
     pub leader: Option<NodeId>,
+    /// The term in which that node acts.
+    #[serde(default)]
+    pub acting_term: Option<u64>,
     /// The highest term heard of.
     pub term: u64,
     /// Where the replicas should be, the preferred leader first.
