@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::faults::Unsynced;
+pub use crate::faults::Fault;
 
 /// A mailbox of the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -108,10 +108,99 @@ pub enum Operation {
         /// How many messages.
         pending: u64,
     },
-    /// A fault, from the moment it is inflicted (invoke) until it is complete (ok).
+    /// A fault, from the moment it is inflicted (invoke) until it is known what came of it:
+    /// *installed* (ok), *skipped* (fail) or *indeterminate* (unknown).
     Fault {
         /// What it is.
+        #[serde(flatten)]
         fault: Fault,
+        /// Whom it hit.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hit: Vec<Hit>,
+        /// Why it was skipped or is indeterminate; what showed that it is installed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
+    /// A frame of a live stream was written to a socket (always *ok*).
+    SendLive {
+        /// To whom.
+        mailbox: MailboxNumber,
+        /// Which: unique in a run, rising for each sender.
+        frame: MessageNumber,
+    },
+    /// A frame of a live stream came (always *ok*).
+    SeeLive {
+        /// To whom.
+        mailbox: MailboxNumber,
+        /// Which, `None` when it is none of this run's.
+        frame: Option<MessageNumber>,
+        /// Whether it is what was sent.
+        intact: Intact,
+    },
+    /// A device was registered at a node. *Ok* is the relay's promise that its key works.
+    Register {
+        /// Which device; unique in a run.
+        device: u32,
+        /// At which node.
+        node: u16,
+    },
+    /// A registered device's key was used at a node: taken (ok), refused (fail), no answer
+    /// (unknown).
+    Authenticate {
+        /// Which device.
+        device: u32,
+        /// At which node.
+        node: u16,
+    },
+    /// A node said for which groups it acts as leader (always *ok*).
+    Acts {
+        /// The node.
+        node: u16,
+        /// When it was asked, as `at`.
+        asked: Duration,
+        /// Group and term.
+        groups: Vec<(u32, u64)>,
+    },
+    /// What a replica holds when all had caught up (always *ok*).
+    Replica {
+        /// On which node.
+        node: u16,
+        /// Of which group.
+        group: u32,
+        /// Up to where.
+        applied_index: u64,
+        /// What it says of devices and mailboxes.
+        digest: String,
+    },
+    /// What a node uses (always *ok*).
+    Resources {
+        /// The node.
+        node: u16,
+        /// When.
+        moment: Moment,
+        /// Resident memory that is not of files.
+        anonymous_bytes: u64,
+        /// Open file descriptors.
+        descriptors: u64,
+        /// Threads.
+        threads: u64,
+    },
+    /// A node logged something that somebody must look at (always *ok*).
+    Logged {
+        /// The node.
+        node: u16,
+        /// The line.
+        line: String,
+        /// Which expectation of the profile it meets, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected: Option<String>,
+    },
+    /// A node's whole log was read (always *ok*).
+    LogRead {
+        /// The node.
+        node: u16,
+        /// How many lines.
+        lines: u64,
     },
 }
 
@@ -125,46 +214,25 @@ pub enum Intact {
     No,
 }
 
-/// What is done to a cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "fault", rename_all = "kebab-case")]
-pub enum Fault {
-    /// `kill -9` of these nodes at once.
-    Kill {
-        /// Their ids.
-        nodes: Vec<u16>,
-    },
-    /// SIGTERM to this node, until its process has ended; it must end with 0.
-    Stop {
-        /// Its id.
-        node: u16,
-    },
-    /// Start of these nodes on their directories.
-    Restart {
-        /// Their ids.
-        nodes: Vec<u16>,
-    },
-    /// Loss of power of these nodes at once.
-    PowerCut {
-        /// Their ids.
-        nodes: Vec<u16>,
-        /// What it leaves of what was not synced.
-        unsynced: Unsynced,
-        /// Decides the rest.
-        seed: u64,
-    },
-    /// The disks of these nodes fail from now on.
-    Disk {
-        /// Their ids.
-        nodes: Vec<u16>,
-        /// How, as `preload/powercut.c` tells.
-        rules: String,
-    },
-    /// The disks of these nodes are well again; complete when the nodes are ready.
-    Repair {
-        /// Their ids.
-        nodes: Vec<u16>,
-    },
+/// A node that a fault hit, and what it was at that moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hit {
+    /// The node.
+    pub node: u16,
+    /// How many groups it led.
+    pub leads: u32,
+    /// How many replicas it held.
+    pub holds: u32,
+}
+
+/// Whether resources were read before the first fault or after everything had settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Moment {
+    /// Before the first fault.
+    Before,
+    /// When everything had settled.
+    After,
 }
 
 /// One line of a history.
@@ -262,11 +330,13 @@ mod tests {
         let send = Operation::Send { mailbox, priority: 2, message };
         recorder.record(1, Phase::Invoke, send.clone());
         recorder.record(1, Phase::Ok, send);
-        recorder.record(
-            0,
-            Phase::Invoke,
-            Operation::Fault { fault: Fault::Kill { nodes: vec![1, 2] } },
-        );
+        let hit = vec![Hit { node: 1, leads: 5, holds: 17 }];
+        let fault = Fault::Kill { nodes: vec![1, 2] };
+        recorder.record(0, Phase::Invoke, Operation::Fault { fault, hit, why: None });
+        let links = crate::faults::Impairment { loss_per_mille: 7, ..Default::default() };
+        let why = Some("12 datagrams were lost".to_owned());
+        let fault = Fault::Links { links };
+        recorder.record(0, Phase::Ok, Operation::Fault { fault, hit: Vec::new(), why });
         let deliver = Operation::Deliver {
             mailbox,
             reading: Reading(9),

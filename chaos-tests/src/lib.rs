@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod faults;
 pub mod history;
 pub mod load;
+pub mod namespace;
 pub mod trial;
 pub mod wire;
 pub mod workload;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     checker::{Expectation, Verdict, check},
     cluster::{LocalCluster, Options},
-    faults::inflict,
+    faults::{Inflicted, Nemesis},
     history::{Fault, Recorder},
     workload::{Config, Report, Workload},
 };
@@ -27,6 +27,8 @@ pub struct Trial {
     pub recorder: Recorder,
     /// Who sends and reads.
     pub workload: Workload,
+    /// Who inflicts faults.
+    pub nemesis: Nemesis,
 }
 
 impl Trial {
@@ -39,7 +41,10 @@ impl Trial {
         let recorder = Recorder::new(Instant::now());
         let workload = Workload::start(&cluster.addresses(), config, &recorder).await;
         match workload {
-            Ok(workload) => Ok(Self { cluster, recorder, workload }),
+            Ok(workload) => {
+                let nemesis = Nemesis::new(&recorder, None);
+                Ok(Self { cluster, recorder, workload, nemesis })
+            }
             Err(error) => {
                 let mut cluster = cluster;
                 cluster.keep_logs();
@@ -53,8 +58,14 @@ impl Trial {
     /// # Errors
     /// When it cannot be inflicted, or a node does not come back.
     pub async fn inflict(&mut self, fault: Fault) -> Result<()> {
-        let inflicted = inflict(&mut self.cluster, fault, &self.recorder).await;
-        inflicted.inspect_err(|_| self.cluster.keep_logs())
+        let inflicted = self.nemesis.inflict(&mut self.cluster, &mut self.workload, fault.clone());
+        match inflicted.await {
+            Inflicted::Installed(_) => Ok(()),
+            Inflicted::Skipped(why) | Inflicted::Indeterminate(why) => {
+                self.cluster.keep_logs();
+                bail!("{fault}: {why}")
+            }
+        }
     }
 
     /// Lets traffic flow: for `time`, and then until some message more was accepted.
@@ -89,7 +100,7 @@ impl Trial {
     /// # Errors
     /// When the run itself failed.
     pub async fn judge(self, expectation: &Expectation) -> Result<(Verdict, Report)> {
-        let Self { mut cluster, recorder, workload } = self;
+        let Self { mut cluster, recorder, workload, .. } = self;
         let report = workload.finish().await.inspect_err(|_| cluster.keep_logs())?;
         let history = recorder.history();
         let verdict = check(&history, expectation);

@@ -31,7 +31,7 @@ const SILENT: usize = 150;
 const GROWTH_MAX: u64 = 80 << 20;
 
 const EXPECTATION: Expectation =
-    Expectation { nodes: 3, window: Duration::from_secs(5), pause_max: Duration::from_secs(10) };
+    Expectation::of_three(Duration::from_secs(5), Duration::from_secs(10));
 
 /// An answer to bytes that may be anything.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use serde_json::json;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 const EXPECTATION: Expectation =
-    Expectation { nodes: 3, window: Duration::from_secs(5), pause_max: Duration::from_secs(10) };
+    Expectation::of_three(Duration::from_secs(5), Duration::from_secs(10));
 
 /// Somebody with the recipient's key takes messages away before it reads, and somebody slips in a
 /// message that is not of the run. The relay does nothing wrong; what the recipient sees is what
@@ -37,7 +37,7 @@ async fn lost_and_invented_messages_are_found_in_a_real_run() -> Result<()> {
     ensure!(sent.status == StatusCode::ACCEPTED, "{sent:?}");
     trial.workload.start_reading();
 
-    let Trial { mut cluster, recorder, workload } = trial;
+    let Trial { mut cluster, recorder, workload, .. } = trial;
     let report = workload.finish_within(Duration::from_secs(5)).await?;
     cluster.stop().await?;
     ensure!(report.missing == stolen, "{report:?}, stolen {stolen}");

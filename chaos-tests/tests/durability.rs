@@ -16,7 +16,7 @@ use support::{Run, assert_good};
 
 /// Nothing is promised while there is no majority; what is asked is that it goes on afterwards.
 const EXPECTATION: Expectation =
-    Expectation { nodes: 3, window: Duration::from_secs(60), pause_max: Duration::from_secs(15) };
+    Expectation::of_three(Duration::from_secs(60), Duration::from_secs(15));
 
 /// What makes syncs take the time a disk takes.
 const SLOW_SYNC: &str = "sync * delay=12";

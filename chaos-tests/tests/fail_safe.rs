@@ -22,7 +22,7 @@ use support::{Run, assert_good};
 use tokio::time::{Instant, sleep};
 
 const EXPECTATION: Expectation =
-    Expectation { nodes: 3, window: Duration::from_secs(60), pause_max: Duration::from_secs(15) };
+    Expectation::of_three(Duration::from_secs(60), Duration::from_secs(15));
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 const QUESTION: Duration = Duration::from_secs(10);

@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// a machine shared with other builds adds to it, because what is tested here is that it goes on.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-const EXPECTATION: Expectation = Expectation { nodes: 3, window: WINDOW, pause_max: PAUSE_MAX };
+const EXPECTATION: Expectation = Expectation::of_three(WINDOW, PAUSE_MAX);
 
 fn kill(nodes: &[u16]) -> Fault {
     Fault::Kill { nodes: nodes.to_vec() }

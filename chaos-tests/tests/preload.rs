@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use heliograph_chaos_tests::faults::{CutReport, FaultyDisk, Unsynced, power};
+use heliograph_chaos_tests::faults::{CutReport, FaultyDisk, Unsynced, power, preload};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -95,7 +95,8 @@ fn fails(dir: &Path) {
 /// Runs a part under the library.
 fn run(disk: &FaultyDisk, part: &str) -> Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--exact", "child", "--nocapture"]).envs(disk.environment(7)?);
+    command.args(["--exact", "child", "--nocapture"]).envs(disk.environment(7));
+    command.env("LD_PRELOAD", preload::library()?);
     let status = command.env(DIR, &disk.data).env(PART, part).status()?;
     ensure!(status.success(), "{part}: {status}");
     Ok(())

@@ -75,8 +75,9 @@ impl Writer {
     }
 
     pub(super) fn fault(&mut self, fault: Fault) -> &mut Self {
-        self.push(Phase::Invoke, Operation::Fault { fault: fault.clone() });
-        self.push(Phase::Ok, Operation::Fault { fault })
+        let operation = Operation::Fault { fault, hit: Vec::new(), why: None };
+        self.push(Phase::Invoke, operation.clone());
+        self.push(Phase::Ok, operation)
     }
 
     pub(super) fn done(&mut self) -> History {

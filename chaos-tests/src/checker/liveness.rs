@@ -8,19 +8,14 @@ use std::{
 
 use serde::Serialize;
 
-use super::verdict::{Check, Finding};
-use crate::history::{Fault, History, MailboxNumber, MessageNumber, Operation, Phase};
-
-/// What a run expects of liveness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expectation {
-    /// How many nodes the cluster has; traffic must go on while a majority of them lives.
-    pub nodes: usize,
-    /// How long after a fault to look at most.
-    pub window: Duration,
-    /// The longest pause allowed in any mailbox.
-    pub pause_max: Duration,
-}
+use super::{
+    Expectation,
+    verdict::{Check, Finding},
+};
+use crate::{
+    faults::Effect,
+    history::{Fault, History, MailboxNumber, MessageNumber, Operation, Phase},
+};
 
 /// The pauses after one fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -43,7 +38,7 @@ impl fmt::Display for Pause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "pause        after {:?} at {:.1} s: {} ms anywhere, {} ms in mailbox {}{}",
+            "pause        after {} at {:.1} s: {} ms anywhere, {} ms in mailbox {}{}",
             self.fault,
             self.at.as_secs_f64(),
             self.anywhere.as_millis(),
@@ -64,11 +59,15 @@ pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>
     let mut check = Check::new("liveness");
     let mut pauses = Vec::new();
     let mut dead: BTreeSet<u16> = BTreeSet::new();
+    let mut cut_off: BTreeSet<u16> = BTreeSet::new();
+    let majority = |dead: &BTreeSet<u16>, cut_off: &BTreeSet<u16>| {
+        dead.union(cut_off).count() * 2 < expectation.nodes
+    };
     let faults: Vec<(Duration, &Fault)> = history
         .events
         .iter()
         .filter_map(|event| match (&event.operation, event.phase) {
-            (Operation::Fault { fault }, Phase::Invoke) => Some((event.at, fault)),
+            (Operation::Fault { fault, .. }, Phase::Invoke) => Some((event.at, fault)),
             _ => None,
         })
         .collect();
@@ -77,21 +76,17 @@ pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>
         check.counted = accepted_between(history, Duration::ZERO, Duration::MAX);
     }
     for (i, (at, fault)) in faults.iter().enumerate() {
-        let majority = |dead: &BTreeSet<u16>| dead.len() * 2 < expectation.nodes;
-        let before = majority(&dead);
-        match fault {
-            // A node whose disk fails is of no use to a majority.
-            Fault::Kill { nodes } | Fault::PowerCut { nodes, .. } | Fault::Disk { nodes, .. } => {
-                dead.extend(nodes);
+        let before = majority(&dead, &cut_off);
+        match fault.effect(expectation.nodes) {
+            Effect::Away(nodes) if matches!(fault, Fault::Partition { .. }) => {
+                cut_off.extend(nodes)
             }
-            Fault::Restart { nodes } | Fault::Repair { nodes } => {
-                dead.retain(|node| !nodes.contains(node));
-            }
-            Fault::Stop { node } => {
-                dead.insert(*node);
-            }
+            Effect::Away(nodes) => dead.extend(nodes),
+            Effect::Back(nodes) => dead.retain(|node| !nodes.contains(node)),
+            Effect::Reached => cut_off.clear(),
+            Effect::Disturbed => {}
         }
-        let promised = before && majority(&dead);
+        let promised = before && majority(&dead, &cut_off);
         let next = faults.get(i + 1).map_or(Duration::MAX, |(at, _)| *at);
         let until = next.min(*at + expectation.window);
         check.counted += accepted_between(history, *at, until);
@@ -104,6 +99,15 @@ pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>
             });
         }
         pauses.push(pause);
+    }
+    for event in &history.events {
+        if let Operation::Fault { fault, why, .. } = &event.operation
+            && event.phase == Phase::Unknown
+            && fault.must_succeed()
+        {
+            let why = why.clone().unwrap_or_default();
+            check.find(Finding::NotBack { fault: fault.to_string(), why });
+        }
     }
     (check, pauses)
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::checker::histories::{A, B, Writer};
 
 const EXPECTATION: Expectation =
-    Expectation { nodes: 3, window: Duration::from_secs(10), pause_max: Duration::from_secs(2) };
+    Expectation::of_three(Duration::from_secs(10), Duration::from_secs(2));
 
 fn kill(nodes: &[u16]) -> Fault {
     Fault::Kill { nodes: nodes.to_vec() }

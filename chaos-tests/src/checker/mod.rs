@@ -5,16 +5,33 @@
 //! * [`order`]: per mailbox and priority the numbers come in order, without gaps, and in the order
 //!   in which the relay accepted them.
 //! * [`once`]: within one reading nothing comes twice.
-//! * [`liveness`]: how long traffic stood still after a fault.
+//! * [`liveness`]: how long traffic stood still after a fault, and whether remedies worked.
+//! * [`answered`]: every message was accepted or refused before its sender gave up.
+//! * [`owner`]: no node acts as leader after another did in a newer term.
+//! * [`replicas`]: all replicas of a group hold the same.
+//! * [`live`]: frames of live streams come as they were sent, to whom they were sent.
+//! * [`registration`]: a key that was given out is taken everywhere.
+//! * [`logs`]: no node logged an error that is not expected.
+//! * [`resources`]: no node uses more in the end than its share.
+//! * [`coverage`]: the faults really happened, and hit leaders and others.
 //!
 //! [`patience`] measures how long senders waited.
 //!
-//! A check that counted nothing has shown nothing: it is not a pass.
+//! A check that counted nothing has shown nothing: it is not a pass, it is *unknown*.
 
+pub mod answered;
+pub mod coverage;
+mod expectation;
+pub mod live;
 pub mod liveness;
+pub mod logs;
 pub mod once;
 pub mod order;
+pub mod owner;
 pub mod patience;
+pub mod registration;
+pub mod replicas;
+pub mod resources;
 pub mod total_queue;
 mod verdict;
 
@@ -22,15 +39,32 @@ mod verdict;
 mod histories;
 
 pub use self::{
-    liveness::{Expectation, Pause},
-    verdict::{Check, Finding, Verdict},
+    coverage::Demand,
+    expectation::Expectation,
+    liveness::Pause,
+    verdict::{Check, Doubt, Finding, Outcome, Verdict},
 };
 use crate::history::History;
 
-/// Runs every check.
+/// Runs every check. Those beyond the first four count where the run showed them something, and
+/// where the expectation says that it had to.
 pub fn check(history: &History, expectation: &Expectation) -> Verdict {
     let (liveness, pauses) = liveness::check(history, expectation);
-    let checks =
+    let mut checks =
         vec![total_queue::check(history), order::check(history), once::check(history), liveness];
+    let further = [
+        answered::check(history),
+        owner::check(history),
+        replicas::check(history),
+        live::check(history),
+        registration::check(history),
+        logs::check(history),
+        resources::check(history),
+        coverage::check(history, expectation),
+    ];
+    let is_asked = |check: &Check| {
+        expectation.is_whole || check.counted > 0 || check.broken > 0 || !check.doubts.is_empty()
+    };
+    checks.extend(further.into_iter().filter(is_asked));
     Verdict { checks, pauses }
 }

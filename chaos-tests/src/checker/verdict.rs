@@ -129,6 +129,128 @@ pub enum Finding {
         /// The bound.
         bound: Duration,
     },
+    /// A message was neither accepted nor refused in all the time its sender repeated it.
+    Unanswered {
+        /// Where.
+        mailbox: MailboxNumber,
+        /// Which.
+        message: MessageNumber,
+    },
+    /// A frame of a live stream was seen that nobody sent, elsewhere than it was sent, or changed.
+    LiveWrong {
+        /// Where.
+        mailbox: MailboxNumber,
+        /// Which, if it is known.
+        frame: Option<MessageNumber>,
+    },
+    /// A key was refused although its registration had been answered.
+    KeyRefused {
+        /// Which device.
+        device: u32,
+        /// Where.
+        node: u16,
+    },
+    /// A node acted as leader long after another had acted in a newer term.
+    TwoOwners {
+        /// Of which group.
+        group: u32,
+        /// Who acted in the older term.
+        node: u16,
+        /// The older term.
+        term: u64,
+        /// The newer one.
+        newer: u64,
+    },
+    /// Two replicas of one group hold different things.
+    ReplicasDiffer {
+        /// Of which group.
+        group: u32,
+        /// On which nodes.
+        nodes: [u16; 2],
+    },
+    /// A node logged an error that the profile does not expect.
+    Logged {
+        /// The node.
+        node: u16,
+        /// The line.
+        line: String,
+    },
+    /// A node uses more than it should after everything has settled.
+    NotBackToBaseline {
+        /// The node.
+        node: u16,
+        /// Of what.
+        resource: &'static str,
+        /// The most it should be.
+        bound: u64,
+        /// What it is.
+        used: u64,
+    },
+    /// A fault's remedy did not bring the nodes back.
+    NotBack {
+        /// The remedy.
+        fault: String,
+        /// What was seen.
+        why: String,
+    },
+}
+
+/// Why a check cannot say that all is well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "doubt", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Doubt {
+    /// There was nothing to look at.
+    SawNothing,
+    /// A fault that the profile demands was not installed as often as it demands.
+    NotInstalled {
+        /// Its kind.
+        fault: String,
+        /// How often it is demanded.
+        wanted: u32,
+        /// How often it was installed.
+        installed: u32,
+        /// Why not, the first time that it was not.
+        why: Option<String>,
+    },
+    /// No fault hit a node in that role.
+    NeverHit {
+        /// The role.
+        role: &'static str,
+    },
+}
+
+/// What a check, or all of them, say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Everything that was promised was kept.
+    Valid,
+    /// Nothing broken was seen, and not enough was seen to say that nothing is. It never passes.
+    Unknown,
+    /// A promise was broken.
+    Invalid,
+}
+
+impl Outcome {
+    /// The exit status of a program that judged so.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Valid => 0,
+            Self::Invalid => 1,
+            Self::Unknown => 2,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Valid => "valid",
+            Self::Unknown => "unknown",
+            Self::Invalid => "invalid",
+        })
+    }
 }
 
 /// The outcome of one check.
@@ -144,12 +266,14 @@ pub struct Check {
     pub repeated: u64,
     /// The first of the broken ones.
     pub findings: Vec<Finding>,
+    /// Why it cannot say that all is well, though it found nothing broken.
+    pub doubts: Vec<Doubt>,
 }
 
 impl Check {
     /// A check that has looked at nothing yet.
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, counted: 0, broken: 0, repeated: 0, findings: Vec::new() }
+        Self { name, counted: 0, broken: 0, repeated: 0, findings: Vec::new(), doubts: Vec::new() }
     }
 
     /// Adds a broken promise.
@@ -160,9 +284,23 @@ impl Check {
         }
     }
 
-    /// Whether it looked at something and found nothing broken.
+    /// Adds a reason not to be sure.
+    pub(crate) fn doubt(&mut self, doubt: Doubt) {
+        self.doubts.push(doubt);
+    }
+
+    /// What it says.
+    pub fn outcome(&self) -> Outcome {
+        match (self.broken, self.counted) {
+            (1.., _) => Outcome::Invalid,
+            (0, 1..) if self.doubts.is_empty() => Outcome::Valid,
+            _ => Outcome::Unknown,
+        }
+    }
+
+    /// Whether it looked at enough and found nothing broken.
     pub fn passed(&self) -> bool {
-        self.counted > 0 && self.broken == 0
+        self.outcome() == Outcome::Valid
     }
 }
 
@@ -176,9 +314,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What all checks say together: the worst of them, and nothing without any.
+    pub fn outcome(&self) -> Outcome {
+        self.checks.iter().map(Check::outcome).max().unwrap_or(Outcome::Unknown)
+    }
+
     /// Whether every check passed.
     pub fn passed(&self) -> bool {
-        !self.checks.is_empty() && self.checks.iter().all(Check::passed)
+        self.outcome() == Outcome::Valid
     }
 
     /// All findings that were kept.
@@ -190,10 +333,10 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for check in &self.checks {
-            let word = match (check.passed(), check.counted) {
-                (true, _) => "ok",
-                (false, 0) => "SHOWED NOTHING",
-                (false, _) => "BROKEN",
+            let word = match check.outcome() {
+                Outcome::Valid => "ok",
+                Outcome::Unknown => "UNKNOWN",
+                Outcome::Invalid => "BROKEN",
             };
             writeln!(
                 f,
@@ -202,6 +345,9 @@ impl fmt::Display for Verdict {
             )?;
             for finding in &check.findings {
                 writeln!(f, "  {finding:?}")?;
+            }
+            for doubt in &check.doubts {
+                writeln!(f, "  {doubt:?}")?;
             }
         }
         for pause in &self.pauses {

@@ -1,4 +1,4 @@
-//! A cluster on this machine, started by `heliograph dev` as a person would.
+//! A cluster on this machine: processes of `heliograph serve`, children of this one.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use hyper::StatusCode;
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -20,9 +20,17 @@ use tokio::{
 };
 
 use super::{
-    NodeInfo, Usage, heliograph_binary, manifest, ports::PortBlock, process::Process, run_directory,
+    Grip, NodeInfo, Usage, heliograph_binary,
+    layout::{Layout, PORTS, Wiring},
+    ports::PortBlock,
+    process::Process,
+    run_directory,
 };
-use crate::{faults::FaultyDisk, wire::Rest};
+use crate::{
+    clock::unix_seconds,
+    faults::{FaultyClock, FaultyDisk, Links, preload},
+    wire::Rest,
+};
 
 /// How long a cluster or a node may take to get ready. An unoptimised build on a busy machine
 /// needs much of it; a test that waits so long fails.
@@ -35,6 +43,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(25);
 /// How long one question to `/readyz` may take.
 const QUESTION: Duration = Duration::from_secs(2);
+/// How far a clock may be from what it was set to, in seconds: it is read once a second, and answers
+/// take a while.
+const CLOCK_TOLERANCE: i64 = 5;
 /// Keeps the data of every run when set.
 const KEEP_VARIABLE: &str = "HELIOGRAPH_CHAOS_KEEP";
 
@@ -50,6 +61,14 @@ pub struct Options {
     pub nodes: u16,
     /// What their disks are.
     pub disks: Disks,
+    /// How they reach each other.
+    pub wiring: Wiring,
+    /// What their wall clocks are.
+    pub clocks: Clocks,
+    /// The binary under test; [`heliograph_binary`] when not given.
+    pub binary: Option<PathBuf>,
+    /// Configuration of all nodes, as variables of the environment.
+    pub settings: Vec<(String, String)>,
 }
 
 /// What the disks of a cluster are.
@@ -64,15 +83,32 @@ pub enum Disks {
     },
 }
 
+/// What the wall clocks of a cluster are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clocks {
+    /// That of this machine.
+    Plain,
+    /// That of this machine, behind libfaketime.
+    Faulty,
+}
+
 impl Options {
     /// Three nodes.
     pub fn three(name: &'static str) -> Self {
-        Self { name, nodes: 3, disks: Disks::Plain }
+        Self {
+            name,
+            nodes: 3,
+            disks: Disks::Plain,
+            wiring: Wiring::Direct,
+            clocks: Clocks::Plain,
+            binary: None,
+            settings: Vec::new(),
+        }
     }
 
     /// Three nodes whose disks can fail.
     pub fn three_faulty(name: &'static str, seed: u64) -> Self {
-        Self { name, nodes: 3, disks: Disks::Faulty { seed } }
+        Self { disks: Disks::Faulty { seed }, ..Self::three(name) }
     }
 }
 
@@ -88,16 +124,17 @@ const FAULTY_SETTINGS: [(&str, &str); 4] = [
 /// A cluster whose processes are gone when it is dropped, panics included.
 #[derive(Debug)]
 pub struct LocalCluster {
-    name: &'static str,
+    options: Options,
     nodes: Vec<NodeInfo>,
     running: BTreeMap<u16, Process>,
-    seed: Option<u64>,
-    faulty: BTreeMap<u16, FaultyDisk>,
-    dev: Option<Process>,
-    binary: PathBuf,
-    ports: PortBlock,
+    disks: BTreeMap<u16, FaultyDisk>,
+    clocks: BTreeMap<u16, FaultyClock>,
+    links: Option<Links>,
+    /// What each node is started from.
+    binaries: BTreeMap<u16, PathBuf>,
     dir: TempDir,
     keep_logs: bool,
+    _ports: PortBlock,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -108,43 +145,74 @@ impl LocalCluster {
     /// When the binary cannot be built, or the cluster is not ready in time.
     pub async fn start(options: Options) -> Result<Self> {
         let turn = TURN.clone().lock_owned().await;
-        let binary = heliograph_binary()?;
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => heliograph_binary()?,
+        };
         let dir = tempfile::Builder::new().prefix(options.name).tempdir_in(run_directory()?)?;
-        let ports = PortBlock::take(options.nodes)?;
+        let ports = PortBlock::take(PORTS)?;
+        let layout = Layout::create(
+            &dir.path().join("data"),
+            &binary,
+            &ports,
+            options.nodes,
+            options.wiring,
+        )?;
+        let nodes: Vec<NodeInfo> = layout.members().iter().map(|id| layout.node(*id)).collect();
+        let links = match options.wiring {
+            Wiring::Direct => None,
+            Wiring::Proxied => {
+                let peers = nodes.iter().map(|node| (node.id, layout.peer_address(node.id)));
+                Some(Links::start(peers.collect()).await?)
+            }
+        };
         let mut cluster = Self {
-            name: options.name,
-            nodes: Vec::new(),
+            options,
+            binaries: nodes.iter().map(|node| (node.id, binary.clone())).collect(),
+            nodes,
             running: BTreeMap::new(),
-            seed: None,
-            faulty: BTreeMap::new(),
-            dev: None,
-            binary,
-            ports,
+            disks: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            links,
             dir,
             keep_logs: false,
+            _ports: ports,
             _turn: turn,
         };
-        cluster.start_dev(options.nodes).await?;
-        if let Disks::Faulty { seed } = options.disks {
-            cluster.put_on_faulty_disks(seed).await?;
+        cluster.make_faulty()?;
+        let ids = cluster.ids();
+        if let Err(error) = cluster.start_all(&ids).await {
+            cluster.keep_logs = true;
+            return Err(error);
         }
         Ok(cluster)
     }
 
-    /// Starts the nodes anew, each behind a library of its own.
-    async fn put_on_faulty_disks(&mut self, seed: u64) -> Result<()> {
-        let ids: Vec<u16> = self.nodes.iter().map(|node| node.id).collect();
-        self.kill(&ids).await?;
+    /// Puts each node on a disk and a clock that can fail, where that is asked for.
+    fn make_faulty(&mut self) -> Result<()> {
         for node in &self.nodes {
             let beside = node.data_dir.parent().context("a node has a directory")?;
-            self.faulty.insert(node.id, FaultyDisk::new(&node.data_dir, beside)?);
-        }
-        self.seed = Some(seed);
-        self.restart(&ids)?;
-        for id in ids {
-            self.ready(id).await?;
+            if let Disks::Faulty { .. } = self.options.disks {
+                self.disks.insert(node.id, FaultyDisk::new(&node.data_dir, beside)?);
+            }
+            if self.options.clocks == Clocks::Faulty {
+                self.clocks.insert(node.id, FaultyClock::new(beside)?);
+            }
         }
         Ok(())
+    }
+
+    async fn start_all(&mut self, ids: &[u16]) -> Result<()> {
+        self.restart(ids)?;
+        for id in ids {
+            self.ready(*id).await?;
+        }
+        Ok(())
+    }
+
+    /// The ids of all nodes, running or not.
+    pub fn ids(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.id).collect()
     }
 
     /// The disk of node `id`.
@@ -152,48 +220,56 @@ impl LocalCluster {
     /// # Errors
     /// When it is one that cannot be made to fail.
     pub fn disk(&self, id: u16) -> Result<&FaultyDisk> {
-        self.faulty.get(&id).with_context(|| format!("node {id} has no disk that can fail"))
+        self.disks.get(&id).with_context(|| format!("node {id} has no disk that can fail"))
     }
 
-    async fn start_dev(&mut self, nodes: u16) -> Result<()> {
-        let log =
-            fs::File::options().create(true).append(true).open(self.dir.path().join("log"))?;
-        let mut command = Command::new(&self.binary);
-        command
-            .args(["dev", "--nodes", &nodes.to_string()])
-            .args(["--http-port", &self.ports.first.to_string()])
-            .arg("--data-dir")
-            .arg(self.data())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        self.dev = Some(Process::start(&mut command)?);
-        match self.dev_ready().await {
-            Ok(nodes) => self.nodes = nodes,
-            Err(error) => {
-                self.keep_logs = true;
-                let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-                return Err(error.context(log));
-            }
-        }
-        for node in &self.nodes {
-            self.running.insert(node.id, Process::adopt(node.pid, &node.config)?);
-        }
-        Ok(())
+    /// The wall clock of node `id`.
+    ///
+    /// # Errors
+    /// When it is that of the machine.
+    pub fn clock(&self, id: u16) -> Result<&FaultyClock> {
+        self.clocks.get(&id).with_context(|| format!("node {id} has no clock that can be wrong"))
     }
 
-    async fn dev_ready(&mut self) -> Result<Vec<NodeInfo>> {
-        let deadline = Instant::now() + READY_DEADLINE;
-        let path = self.data().join("cluster.json");
-        loop {
-            if let Some(nodes) = manifest::read(&path)? {
-                return Ok(nodes);
-            }
-            if self.dev.as_mut().is_none_or(Process::has_ended) {
-                bail!("heliograph dev ended before the cluster was ready");
-            }
-            ensure!(Instant::now() < deadline, "the cluster was not ready in time");
-            sleep(POLL).await;
-        }
+    /// What is between the nodes.
+    ///
+    /// # Errors
+    /// When they talk straight to each other.
+    pub fn links(&self) -> Result<&Links> {
+        self.links.as_ref().context("the nodes talk straight to each other")
+    }
+
+    /// A hold on the process of node `id`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn grip(&self, id: u16) -> Result<Grip> {
+        self.running.get(&id).with_context(|| format!("node {id} does not run"))?.grip()
+    }
+
+    /// Whether node `id` names a time that is off by about so many seconds.
+    ///
+    /// # Errors
+    /// When its answer has no time.
+    pub async fn is_off_by(&self, id: u16, seconds: i64) -> Result<bool> {
+        let mut rest = Rest::new(self.node(id)?.http, None);
+        let Ok(reply) = rest.get("/livez", QUESTION).await else { return Ok(false) };
+        let date = reply.date.context("an answer without a date")?;
+        let off = i64::try_from(date)? - i64::try_from(unix_seconds())?;
+        Ok((off - seconds).abs() <= CLOCK_TOLERANCE)
+    }
+
+    /// The binary that the nodes were started with first.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn first_build(&self) -> Result<PathBuf> {
+        self.options.binary.clone().map_or_else(heliograph_binary, Ok)
+    }
+
+    /// From its next start on, node `id` is this binary.
+    pub fn build(&mut self, id: u16, binary: &Path) {
+        self.binaries.insert(id, binary.to_owned());
     }
 
     /// All nodes, running or not, in the order of their ids.
@@ -268,8 +344,7 @@ impl LocalCluster {
     /// SIGTERM to node `id`; answers when it is gone.
     ///
     /// # Errors
-    /// When it does not run, does not end in time, or does not end with 0. A node that
-    /// [`Self::restart`] did not start has no exit status for us: that is an error, too.
+    /// When it does not run, does not end in time, or does not end with 0.
     pub async fn stop_node(&mut self, id: u16) -> Result<()> {
         let process = self.running.remove(&id);
         let mut process = process.with_context(|| format!("node {id} does not run"))?;
@@ -280,7 +355,7 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Starts killed nodes on their directories; does not wait until they are ready.
+    /// Starts nodes that do not run on their directories; does not wait until they are ready.
     ///
     /// # Errors
     /// When one runs, or cannot be started.
@@ -289,16 +364,33 @@ impl LocalCluster {
             ensure!(!self.running.contains_key(&id), "node {id} runs");
             let node = self.node(id)?;
             let log = fs::File::options().create(true).append(true).open(&node.log)?;
-            let mut command = Command::new(&self.binary);
+            let binary = self.binaries.get(&id).context("a node has a binary")?;
+            let mut command = Command::new(binary);
             command
                 .args(["serve", "--until-stdin-ends", "--config"])
                 .arg(&node.config)
                 .stdout(log.try_clone()?)
                 .stderr(log);
-            if let (Some(disk), Some(seed)) = (self.faulty.get(&id), self.seed) {
-                command.envs(disk.environment(seed ^ u64::from(id))?).envs(FAULTY_SETTINGS);
+            let mut preload = Vec::new();
+            if let (Some(disk), Disks::Faulty { seed }) = (self.disks.get(&id), self.options.disks)
+            {
+                preload.push(preload::library()?);
+                command.envs(disk.environment(seed ^ u64::from(id))).envs(FAULTY_SETTINGS);
             }
-            self.running.insert(id, Process::start(&mut command)?);
+            if let Some(clock) = self.clocks.get(&id) {
+                preload.push(clock.library.clone());
+                command.envs(clock.environment());
+            }
+            if !preload.is_empty() {
+                command.env("LD_PRELOAD", std::env::join_paths(preload)?);
+            }
+            command.envs(self.options.settings.iter().map(|(name, value)| (name, value)));
+            let process = Process::start(&mut command)?;
+            let pid = process.pid();
+            self.running.insert(id, process);
+            if let Some(node) = self.nodes.iter_mut().find(|node| node.id == id) {
+                node.pid = pid;
+            }
         }
         Ok(())
     }
@@ -322,14 +414,14 @@ impl LocalCluster {
         }
     }
 
-    /// Stops everything cleanly, as Ctrl-C does, and starts it again on the same directory.
+    /// Stops everything cleanly and starts it again on the same directory.
     ///
     /// # Errors
     /// When a process does not stop, or the cluster does not come up.
     pub async fn stop_and_start(&mut self) -> Result<()> {
         self.stop().await?;
-        let nodes = u16::try_from(self.nodes.len()).context("a small cluster")?;
-        self.start_dev(nodes).await
+        let ids = self.ids();
+        self.start_all(&ids).await
     }
 
     /// Stops everything cleanly.
@@ -337,15 +429,16 @@ impl LocalCluster {
     /// # Errors
     /// When a process does not stop in time.
     pub async fn stop(&mut self) -> Result<()> {
-        let mut running: Vec<Process> = std::mem::take(&mut self.running).into_values().collect();
-        running.extend(self.dev.take());
-        for process in &running {
-            process.signal(Signal::TERM)?;
-        }
-        for process in &mut running {
-            process.ended(STOP_DEADLINE).await?;
-        }
-        Ok(())
+        let running: Vec<u16> = self.running.keys().copied().collect();
+        self.terminate(&running).await
+    }
+
+    /// Sends a signal to a running node.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, id: u16, signal: Signal) -> Result<()> {
+        self.running.get(&id).with_context(|| format!("node {id} does not run"))?.signal(signal)
     }
 
     /// Keeps the logs when the cluster is dropped, as after a panic.
@@ -363,7 +456,7 @@ impl LocalCluster {
     /// # Errors
     /// When the directory cannot be made.
     pub fn evidence(&self) -> Result<PathBuf> {
-        let name = format!("{}-{}", self.name, std::process::id());
+        let name = format!("{}-{}", self.options.name, std::process::id());
         let dir = run_directory()?.join("evidence").join(name);
         fs::create_dir_all(&dir)?;
         Ok(dir)
@@ -376,7 +469,6 @@ impl LocalCluster {
     fn copy_logs(&self) -> Result<PathBuf> {
         let evidence = self.evidence()?;
         let copy = |from: &Path, to: String| fs::copy(from, evidence.join(to)).map(drop);
-        copy(&self.dir.path().join("log"), "dev.log".to_owned())?;
         for entry in fs::read_dir(self.data())? {
             let log = entry?.path().join("log");
             if log.is_file() {
@@ -390,9 +482,7 @@ impl LocalCluster {
 
 impl Drop for LocalCluster {
     fn drop(&mut self) {
-        // The nodes first: a supervisor that sees its nodes end needs no time to stop them.
         self.running.clear();
-        self.dev = None;
         if self.keep_logs || std::thread::panicking() {
             match self.copy_logs() {
                 Ok(evidence) => eprintln!("the nodes' logs are kept in {}", evidence.display()),

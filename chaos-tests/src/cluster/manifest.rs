@@ -17,6 +17,8 @@ pub struct NodeInfo {
     pub pid: u32,
     /// Where it serves clients.
     pub http: SocketAddr,
+    /// Where it serves operators, if that is known.
+    pub admin: Option<SocketAddr>,
     /// Its data.
     pub data_dir: PathBuf,
     /// Its configuration.
@@ -57,7 +59,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<NodeInfo>>> {
         let address = entry.http_url.strip_prefix("http://").context("a node without http://")?;
         let http = address.trim_end_matches('/').parse().context("a node without an address")?;
         let Entry { id, pid, data_dir, config, log, .. } = entry;
-        Ok(NodeInfo { id, pid, http, data_dir, config, log })
+        Ok(NodeInfo { id, pid, http, admin: None, data_dir, config, log })
     };
     manifest.nodes.into_iter().map(node).collect::<Result<_>>().map(Some)
 }

@@ -5,16 +5,20 @@
 //! never hit.
 
 mod binary;
+mod layout;
 mod local;
 mod manifest;
 mod ports;
 mod process;
 mod replicas;
+mod standing;
 
 pub use self::{
     binary::{heliograph_binary, run_directory},
-    local::{Disks, LocalCluster, Options},
+    layout::{Wiring, address_of, proxy_of},
+    local::{Clocks, Disks, LocalCluster, Options},
     manifest::{NodeInfo, read as read_manifest},
-    process::{Usage, usage_of},
+    process::{Grip, Usage, usage_of},
     replicas::Replica,
+    standing::Standing,
 };

@@ -1,18 +1,20 @@
-//! Free ports for a cluster's clients.
+//! Free ports for a cluster.
 
 use std::{
     fs::{File, OpenOptions},
-    net::{Ipv4Addr, TcpListener},
+    net::TcpListener,
 };
 
 use anyhow::{Context as _, Result, bail};
 
+use super::layout::{NODES_MAX, address_of};
+
 /// The first port handed out. Below Linux' range for outgoing connections (32768), so that no
 /// client socket sits on a node's port when the node comes back.
 const FIRST: u16 = 12_000;
-/// How many ports a block has: more than the most nodes of a cluster.
+/// How many ports a block has: more than a node needs.
 const BLOCK: u16 = 16;
-/// How many blocks there are: up to port 20,000, where the nodes' peer ports begin.
+/// How many blocks there are: up to port 20,000, where those of `heliograph dev` begin.
 const BLOCKS: u16 = 500;
 
 /// A block of free ports, kept from other test processes on this machine by a file lock.
@@ -39,7 +41,8 @@ impl PortBlock {
             if lock.try_lock().is_err() {
                 continue;
             }
-            let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+            let free =
+                |port| (1..=NODES_MAX).all(|id| TcpListener::bind((address_of(id), port)).is_ok());
             if (first..first + count.min(BLOCK)).all(free) {
                 return Ok(Self { first, _lock: lock });
             }
@@ -57,7 +60,7 @@ mod tests {
         let a = PortBlock::take(3).unwrap();
         let b = PortBlock::take(3).unwrap();
         assert!(a.first.abs_diff(b.first) >= BLOCK);
-        let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, a.first + 1)).unwrap();
+        let _taken = TcpListener::bind((address_of(2), a.first + 1)).unwrap();
         let first = a.first;
         drop(a);
         let c = PortBlock::take(3).unwrap();

@@ -3,7 +3,6 @@
 use std::{
     fs,
     os::fd::OwnedFd,
-    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     time::Duration,
 };
@@ -25,6 +24,26 @@ pub struct Usage {
     pub resident_bytes: u64,
     /// Of that, memory that is not of files: heap and stacks.
     pub anonymous_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open file descriptors.
+    pub descriptors: u64,
+}
+
+/// A hold on a process that somebody else owns: for signals alone.
+#[derive(Debug)]
+pub struct Grip {
+    pidfd: OwnedFd,
+}
+
+impl Grip {
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        pidfd_send_signal(&self.pidfd, signal).context("the process has ended")
+    }
 }
 
 /// A running process.
@@ -37,18 +56,6 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Takes hold of a process that somebody else started, if its command line has `config` in
-    /// it.
-    pub(super) fn adopt(pid: u32, config: &Path) -> Result<Self> {
-        let pidfd = open(pid)?;
-        // Checked after the pidfd is open: whatever the number means later, this is the process.
-        let command = fs::read(format!("/proc/{pid}/cmdline")).context("the process has ended")?;
-        let config = config.as_os_str().as_encoded_bytes();
-        let ours = command.split(|byte| *byte == 0).any(|argument| argument == config);
-        ensure!(ours, "process {pid} is not the node it should be");
-        Ok(Self { pid, pidfd, child: None })
-    }
-
     /// Starts a process with a piped stdin.
     pub(super) fn start(command: &mut Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::piped()).spawn().context("cannot start a process")?;
@@ -61,6 +68,11 @@ impl Process {
     /// Its process id.
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// A hold on it.
+    pub(super) fn grip(&self) -> Result<Grip> {
+        Ok(Grip { pidfd: self.pidfd.try_clone()? })
     }
 
     /// Sends a signal; a process that has ended takes none, and that is no error.
@@ -151,7 +163,9 @@ fn children(pid: u32) -> Vec<u32> {
 pub fn usage_of(pid: u32) -> Result<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    parse_usage(&stat, &status).context("/proc is not as expected")
+    let mut usage = parse_usage(&stat, &status).context("/proc is not as expected")?;
+    usage.descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
+    Ok(usage)
 }
 
 fn parse_usage(stat: &str, status: &str) -> Option<Usage> {
@@ -160,14 +174,16 @@ fn parse_usage(stat: &str, status: &str) -> Option<Usage> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     let millis = ticks * 1000 / rustix::param::clock_ticks_per_second();
-    let kib = |name| {
+    let number = |name| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
     Some(Usage {
         cpu: Duration::from_millis(millis),
-        resident_bytes: kib("VmRSS:")? * 1024,
-        anonymous_bytes: kib("RssAnon:")? * 1024,
+        resident_bytes: number("VmRSS:")? * 1024,
+        anonymous_bytes: number("RssAnon:")? * 1024,
+        threads: number("Threads:")?,
+        descriptors: 0,
     })
 }
 
@@ -211,25 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_process_is_adopted() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo ready; read line", "/etc/this.toml"]).stdout(Stdio::piped());
-        let mut process = Process::start(&mut command).unwrap();
-        // Only once it runs is the command line its own.
-        first_line(&mut process);
-        assert!(Process::adopt(process.pid(), Path::new("/etc/other.toml")).is_err());
-        let adopted = Process::adopt(process.pid(), Path::new("/etc/this.toml")).unwrap();
-        assert_eq!(adopted.pid(), process.pid());
-    }
-
-    #[test]
     fn usage_is_read() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 1 0 1 1 1";
-        let status = "Name:\tx\nVmRSS:\t  2048 kB\nRssAnon:\t 1024 kB\n";
+        let status = "Name:\tx\nVmRSS:\t  2048 kB\nRssAnon:\t 1024 kB\nThreads:\t7\n";
         let usage = parse_usage(stat, status).unwrap();
         assert_eq!(usage.cpu.as_millis() as u64, 200_000 / rustix::param::clock_ticks_per_second());
         assert_eq!((usage.resident_bytes, usage.anonymous_bytes), (2 << 20, 1 << 20));
-        assert!(usage_of(std::process::id()).unwrap().resident_bytes > 0);
+        assert_eq!(usage.threads, 7);
+        let own = usage_of(std::process::id()).unwrap();
+        assert!(own.resident_bytes > 0 && own.descriptors > 0);
         assert_eq!(parse_usage("nonsense", status), None);
     }
 }

@@ -62,18 +62,14 @@ impl FaultyDisk {
         Ok(Self { data: data.to_owned(), shadow, control: beside.join("faults") })
     }
 
-    /// What the process must find in its environment.
-    ///
-    /// # Errors
-    /// When the library cannot be built.
-    pub fn environment(&self, seed: u64) -> Result<Vec<(&'static str, OsString)>> {
-        Ok(vec![
-            ("LD_PRELOAD", library()?.into()),
+    /// What the process must find in its environment, beside [`library`] as what is loaded first.
+    pub fn environment(&self, seed: u64) -> Vec<(&'static str, OsString)> {
+        vec![
             ("POWERCUT_DIR", self.data.clone().into()),
             ("POWERCUT_SHADOW", self.shadow.clone().into()),
             ("POWERCUT_CONTROL", self.control.clone().into()),
             ("POWERCUT_SEED", seed.to_string().into()),
-        ])
+        ]
     }
 
     /// From now on the disk fails by these rules, which `preload/powercut.c` tells; none for a sound
@@ -89,13 +85,18 @@ impl FaultyDisk {
         Ok(())
     }
 
+    /// Whether a rule has hit a call.
+    pub fn is_met(&self) -> bool {
+        fs::metadata(self.met_path()).is_ok_and(|met| met.len() > 0)
+    }
+
     /// Waits until a rule has hit a call.
     ///
     /// # Errors
     /// When that does not happen before the deadline.
     pub async fn met(&self, deadline: Duration) -> Result<()> {
         let until = Instant::now() + deadline;
-        while !fs::metadata(self.met_path()).is_ok_and(|met| met.len() > 0) {
+        while !self.is_met() {
             ensure!(Instant::now() < until, "no fault was met within {deadline:?}");
             sleep(POLL).await;
         }

@@ -132,7 +132,7 @@ impl Counts {
 ///
 /// # Errors
 /// When one cannot be registered.
-pub(super) async fn devices(nodes: &[SocketAddr], role: &str, count: u32) -> Result<Vec<Device>> {
+pub(crate) async fn devices(nodes: &[SocketAddr], role: &str, count: u32) -> Result<Vec<Device>> {
     let run: u32 = rand::random();
     stream::iter(0..count)
         .map(|number| async move {

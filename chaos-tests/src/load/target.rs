@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use tokio::time::Instant;
 
 use super::report::NodeUse;
-use crate::cluster::{Disks, LocalCluster, NodeInfo, Options, Usage, read_manifest, usage_of};
+use crate::cluster::{LocalCluster, NodeInfo, Options, Usage, read_manifest, usage_of};
 
 /// Where the load goes.
 #[derive(Debug)]
@@ -40,8 +40,7 @@ impl Target {
     /// # Errors
     /// When it does not start.
     pub async fn own(nodes: u16) -> Result<Self> {
-        let cluster =
-            LocalCluster::start(Options { name: "load", nodes, disks: Disks::Plain }).await?;
+        let cluster = LocalCluster::start(Options { nodes, ..Options::three("load") }).await?;
         Ok(Self { nodes: cluster.nodes().to_vec(), _own: Some(cluster) })
     }
 

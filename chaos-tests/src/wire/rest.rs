@@ -19,6 +19,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// The body, `null` when there is none, a string when it is not JSON by its type.
     pub body: Value,
+    /// The server's time, in seconds since 1970.
+    pub date: Option<u64>,
 }
 
 impl Reply {
@@ -117,6 +119,7 @@ impl Rest {
                 .map_err(|error| WireError::NotConnected(std::io::Error::other(error)))?;
             let answer = connection.send_request(request).await.map_err(WireError::Broken)?;
             let status = answer.status();
+            let date = answer.headers().get(header::DATE).and_then(unix_seconds_of);
             let json = answer.headers().get(header::CONTENT_TYPE).is_some_and(is_json);
             let bytes = answer.into_body().collect().await.map_err(WireError::Broken)?.to_bytes();
             let body = if bytes.is_empty() {
@@ -126,7 +129,7 @@ impl Rest {
             } else {
                 Value::String(String::from_utf8_lossy(&bytes).into_owned())
             };
-            Ok::<_, WireError>(Reply { status, body })
+            Ok::<_, WireError>(Reply { status, body, date })
         };
         let reply = timeout(deadline, call).await.map_err(|_| WireError::Timeout)??;
         self.connection = connection;
@@ -158,6 +161,11 @@ impl Rest {
         };
         request.body(Full::new(bytes)).expect("paths and keys of the workload are valid")
     }
+}
+
+fn unix_seconds_of(date: &header::HeaderValue) -> Option<u64> {
+    let date = httpdate::parse_http_date(date.to_str().ok()?).ok()?;
+    Some(date.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs())
 }
 
 /// `application/json` and all `application/…+json`.

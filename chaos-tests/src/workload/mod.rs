@@ -5,8 +5,10 @@
 //! * [`recipient`]: over WebSocket with explicit acknowledgement, over WebSocket as a stock client
 //!   that only answers Pings, or by REST polling.
 //! * [`typed`]: sending and reading with the product's own client.
+//! * [`beside`]: live streams and registrations, beside the queues.
 //! * [`queue`]: a run of many of them.
 
+mod beside;
 mod letter;
 mod progress;
 mod queue;

@@ -10,6 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    beside::{Registrations, Stream},
     letter::Letters,
     progress::{Progress, Resumed},
     recipient::{self, Manner, Readings, Recipient},
@@ -24,6 +25,8 @@ use crate::{
 const REGISTER: Duration = Duration::from_secs(30);
 /// How long one call of the run itself may take.
 const CALL: Duration = Duration::from_secs(10);
+/// The number of the first live stream, where no mailbox has one.
+const STREAMS_FROM: u32 = 1_000_000;
 /// How long nothing may arrive during the drain before it is over: longer than an election and
 /// the recipients' patience with a dead socket.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +35,8 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(30);
 /// Between two looks at a mailbox that is not empty yet.
 const POLL: Duration = Duration::from_millis(100);
+/// A sender of an overload sends as fast as it is answered.
+const SURGE_PACE: Duration = Duration::from_millis(1);
 /// Transports, in turn.
 const TRANSPORTS: [Transport; 3] = [Transport::Rest, Transport::Socket, Transport::Typed];
 /// Manners, in turn.
@@ -48,13 +53,24 @@ pub struct Config {
     pub pace: Duration,
     /// After how many messages a client moves to the next node.
     pub moves_every: u32,
+    /// How many live streams flow beside.
+    pub streams: u32,
+    /// How many devices are registered a second beside.
+    pub registrations: u32,
 }
 
 impl Config {
     /// What an unoptimised cluster on a busy machine carries with ease: 12 mailboxes over the
     /// shards, 24 senders at 8 messages a second.
     pub const fn modest() -> Self {
-        Self { mailboxes: 12, senders: 2, pace: Duration::from_millis(125), moves_every: 40 }
+        Self {
+            mailboxes: 12,
+            senders: 2,
+            pace: Duration::from_millis(125),
+            moves_every: 40,
+            streams: 0,
+            registrations: 0,
+        }
     }
 }
 
@@ -81,8 +97,17 @@ pub struct Workload {
     senders: JoinSet<()>,
     waiting: Vec<Recipient>,
     recipients: JoinSet<()>,
+    /// What flows beside the queues.
+    beside: JoinSet<()>,
+    /// Senders of an overload.
+    surge: JoinSet<()>,
     stop_senders: CancellationToken,
+    stop_surge: CancellationToken,
     stop_recipients: CancellationToken,
+    letters: Letters,
+    config: Config,
+    /// The number of the next client; 0 is whoever inflicts faults.
+    next_process: u32,
 }
 
 impl Workload {
@@ -99,53 +124,42 @@ impl Workload {
             senders: JoinSet::new(),
             waiting: Vec::new(),
             recipients: JoinSet::new(),
+            beside: JoinSet::new(),
+            surge: JoinSet::new(),
             stop_senders: CancellationToken::new(),
+            stop_surge: CancellationToken::new(),
             stop_recipients: CancellationToken::new(),
+            letters: Letters::new(rand::random()),
+            config,
+            next_process: 1,
         };
-        let letters = Letters::new(rand::random());
         let readings = Arc::new(Readings::default());
-        // 0 is whoever inflicts faults.
-        let mut process = 1;
         for number in 0..config.mailboxes {
-            let device = run.device(&letters, "to", number).await?;
+            let device = run.device("to", number).await?;
             let mailbox = MailboxNumber(number);
             run.mailboxes.push((mailbox, device.clone()));
-            let mut senders = Vec::new();
             for i in 0..config.senders {
-                let sender = Sender {
-                    process,
-                    device: run.device(&letters, "from", process).await?,
-                    mailbox,
-                    recipient: device.id.clone(),
-                    transport: TRANSPORTS
-                        [(number * config.senders + i) as usize % TRANSPORTS.len()],
-                    nodes: run.nodes.clone(),
-                    pace: config.pace,
-                    moves_every: config.moves_every,
-                    letters: letters.clone(),
-                    recorder: recorder.clone(),
-                    progress: run.progress.clone(),
-                };
-                senders.push((process, sender.device.id.clone()));
+                let transport =
+                    TRANSPORTS[(number * config.senders + i) as usize % TRANSPORTS.len()];
+                let sender = run.sender(&device, mailbox, transport, config.pace).await?;
                 run.senders.spawn(sender.run(run.stop_senders.clone()));
-                process += 1;
             }
             let recipient = Recipient {
-                process,
+                process: run.take_process(),
                 device,
                 mailbox,
                 manner: MANNERS[number as usize % MANNERS.len()],
                 nodes: run.nodes.clone(),
                 moves_every: config.moves_every,
-                senders,
-                letters: letters.clone(),
+                letters: run.letters.clone(),
                 recorder: recorder.clone(),
                 readings: readings.clone(),
                 progress: run.progress.clone(),
             };
             run.waiting.push(recipient);
-            process += 1;
         }
+        run.start_streams(config.streams).await?;
+        run.start_registrations(config.registrations);
         Ok(run)
     }
 
@@ -156,13 +170,117 @@ impl Workload {
         }
     }
 
+    /// How many messages were accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.progress.accepted_total()
+    }
+
+    /// Lets devices send each other live frames.
+    async fn start_streams(&mut self, count: u32) -> Result<()> {
+        for number in 0..count {
+            let process = self.take_process();
+            let stream = Stream {
+                process,
+                mailbox: MailboxNumber(STREAMS_FROM + number),
+                from: self.device("speaks", process).await?,
+                to: self.device("hears", process).await?,
+                nodes: self.nodes.clone(),
+                letters: self.letters.clone(),
+                recorder: self.recorder.clone(),
+            };
+            let (speak, hear) = (stream.clone(), stream);
+            let (stop, until) = (self.stop_senders.clone(), self.stop_senders.clone());
+            self.beside.spawn(async move {
+                let _stopped: Option<()> = stop.run_until_cancelled(speak.speak()).await;
+            });
+            self.beside.spawn(async move {
+                let _stopped: Option<()> = until.run_until_cancelled(hear.hear()).await;
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets devices be registered, so many a second.
+    fn start_registrations(&mut self, a_second: u32) {
+        if a_second == 0 {
+            return;
+        }
+        let registry = Registrations {
+            process: self.take_process(),
+            pause: Duration::from_secs(1) / a_second,
+            nodes: self.nodes.clone(),
+            letters: self.letters.clone(),
+            recorder: self.recorder.clone(),
+        };
+        let stop = self.stop_senders.clone();
+        self.beside.spawn(async move {
+            let _stopped: Option<()> = stop.run_until_cancelled(registry.run()).await;
+        });
+    }
+
     /// The mailboxes' owners.
     pub fn mailboxes(&self) -> &[(MailboxNumber, Device)] {
         &self.mailboxes
     }
 
-    async fn device(&self, letters: &Letters, role: &str, number: u32) -> Result<Device> {
-        let id = letters.device(role, number);
+    /// Who sends to a mailbox, as a client of its own.
+    async fn sender(
+        &mut self,
+        to: &Device,
+        mailbox: MailboxNumber,
+        transport: Transport,
+        pace: Duration,
+    ) -> Result<Sender> {
+        let process = self.take_process();
+        Ok(Sender {
+            process,
+            device: self.device("from", process).await?,
+            mailbox,
+            recipient: to.id.clone(),
+            transport,
+            nodes: self.nodes.clone(),
+            pace,
+            moves_every: self.config.moves_every,
+            letters: self.letters.clone(),
+            recorder: self.recorder.clone(),
+            progress: self.progress.clone(),
+        })
+    }
+
+    fn take_process(&mut self) -> u32 {
+        self.next_process += 1;
+        self.next_process - 1
+    }
+
+    /// Lets so many senders more send, without a pause between messages.
+    ///
+    /// # Errors
+    /// When a device cannot be registered.
+    pub async fn surge(&mut self, senders: u32) -> Result<()> {
+        self.stop_surge = CancellationToken::new();
+        for i in 0..senders {
+            let (mailbox, device) = self.mailboxes[i as usize % self.mailboxes.len()].clone();
+            let transport = TRANSPORTS[i as usize % TRANSPORTS.len()];
+            let sender = self.sender(&device, mailbox, transport, SURGE_PACE).await?;
+            self.surge.spawn(sender.run(self.stop_surge.clone()));
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Self::surge`] began; what is under way is seen through.
+    ///
+    /// # Errors
+    /// When a sender failed.
+    pub async fn ebb(&mut self) -> Result<()> {
+        self.stop_surge.cancel();
+        while let Some(ended) = self.surge.join_next().await {
+            ended.context("a sender failed")?;
+        }
+        Ok(())
+    }
+
+    async fn device(&self, role: &str, number: u32) -> Result<Device> {
+        let id = self.letters.device(role, number);
         let deadline = Instant::now() + REGISTER;
         loop {
             let node = self.nodes[number as usize % self.nodes.len()];
@@ -198,9 +316,13 @@ impl Workload {
     /// # Errors
     /// When a sender failed.
     pub async fn stop_sending(&mut self) -> Result<()> {
+        self.ebb().await?;
         self.stop_senders.cancel();
         while let Some(ended) = self.senders.join_next().await {
             ended.context("a sender failed")?;
+        }
+        while let Some(ended) = self.beside.join_next().await {
+            ended.context("a client of the run failed")?;
         }
         Ok(())
     }

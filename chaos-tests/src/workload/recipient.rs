@@ -69,8 +69,6 @@ pub(super) struct Recipient {
     pub(super) manner: Manner,
     pub(super) nodes: Vec<SocketAddr>,
     pub(super) moves_every: u32,
-    /// The device id of each sender that writes to this mailbox, by process number.
-    pub(super) senders: Vec<(u32, String)>,
     pub(super) letters: Letters,
     pub(super) recorder: Recorder,
     pub(super) readings: Arc<Readings>,
@@ -227,11 +225,9 @@ impl Recipient {
     fn intact(&self, message: Option<MessageNumber>, received: &Received) -> Intact {
         let Some(message) = message else { return Intact::No };
         let sender = (message.0 >> 32) as u32;
-        let known = self
-            .senders
-            .iter()
-            .any(|(process, device)| *process == sender && *device == received.sender_id);
-        if known && received.content == self.letters.content(message) {
+        if received.sender_id == self.letters.device("from", sender)
+            && received.content == self.letters.content(message)
+        {
             Intact::Yes
         } else {
             Intact::No
