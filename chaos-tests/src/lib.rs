@@ -11,6 +11,8 @@
 //! * [`workload`] has senders and recipients that move between nodes and record what they see.
 //! * [`mod@checker`] gives verdicts.
 //! * [`trial`] puts a cluster, a workload and a verdict together.
+//! * [`mod@run`] does that by a profile, and [`report`] tells what came of it: the `chaos` program.
+//! * [`namespace`] is a network of our own.
 //! * [`load`] measures how much, how fast, how much memory.
 
 pub mod checker;
@@ -20,6 +22,8 @@ pub mod faults;
 pub mod history;
 pub mod load;
 pub mod namespace;
+pub mod report;
+pub mod run;
 pub mod trial;
 pub mod wire;
 pub mod workload;

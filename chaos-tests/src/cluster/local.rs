@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     Grip, NodeInfo, Usage, heliograph_binary,
     layout::{Layout, PORTS, Wiring},
+    options::{Clocks, Disks, Options},
     ports::PortBlock,
     process::Process,
     run_directory,
@@ -51,66 +52,6 @@ const KEEP_VARIABLE: &str = "HELIOGRAPH_CHAOS_KEEP";
 
 /// Clusters of one test process run one after another: together they would measure each other.
 static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
-
-/// What cluster to start.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A word for the directory of kept logs.
-    pub name: &'static str,
-    /// How many nodes.
-    pub nodes: u16,
-    /// What their disks are.
-    pub disks: Disks,
-    /// How they reach each other.
-    pub wiring: Wiring,
-    /// What their wall clocks are.
-    pub clocks: Clocks,
-    /// The binary under test; [`heliograph_binary`] when not given.
-    pub binary: Option<PathBuf>,
-    /// Configuration of all nodes, as variables of the environment.
-    pub settings: Vec<(String, String)>,
-}
-
-/// What the disks of a cluster are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disks {
-    /// Those of this machine.
-    Plain,
-    /// Those of this machine, behind a library that can cut their power and make them fail.
-    Faulty {
-        /// Decides what chance decides.
-        seed: u64,
-    },
-}
-
-/// What the wall clocks of a cluster are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clocks {
-    /// That of this machine.
-    Plain,
-    /// That of this machine, behind libfaketime.
-    Faulty,
-}
-
-impl Options {
-    /// Three nodes.
-    pub fn three(name: &'static str) -> Self {
-        Self {
-            name,
-            nodes: 3,
-            disks: Disks::Plain,
-            wiring: Wiring::Direct,
-            clocks: Clocks::Plain,
-            binary: None,
-            settings: Vec::new(),
-        }
-    }
-
-    /// Three nodes whose disks can fail.
-    pub fn three_faulty(name: &'static str, seed: u64) -> Self {
-        Self { disks: Disks::Faulty { seed }, ..Self::three(name) }
-    }
-}
 
 /// What nodes with faulty disks are set to: files as small, and checkpoints and snapshots as often,
 /// that a short run has them all.
@@ -393,6 +334,15 @@ impl LocalCluster {
             }
         }
         Ok(())
+    }
+
+    /// Starts a node that has ended, however that came.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn revive(&mut self, id: u16) -> Result<()> {
+        self.running.remove(&id);
+        self.restart(&[id])
     }
 
     /// Waits until node `id` says that it is ready.

@@ -8,6 +8,7 @@ mod binary;
 mod layout;
 mod local;
 mod manifest;
+mod options;
 mod ports;
 mod process;
 mod replicas;
@@ -16,8 +17,9 @@ mod standing;
 pub use self::{
     binary::{heliograph_binary, run_directory},
     layout::{Wiring, address_of, proxy_of},
-    local::{Clocks, Disks, LocalCluster, Options},
+    local::LocalCluster,
     manifest::{NodeInfo, read as read_manifest},
+    options::{Clocks, Disks, Options},
     process::{Grip, Usage, usage_of},
     replicas::Replica,
     standing::Standing,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::{LocalCluster, heliograph_binary};
+use super::LocalCluster;
 use crate::wire::Rest;
 
 /// How long replicas may take to catch up once nothing is sent any more.
@@ -66,14 +66,10 @@ impl LocalCluster {
     /// # Errors
     /// When a replica differs from another one of its group, or a node does not stop or start.
     pub async fn compare_replicas(&mut self) -> Result<usize> {
-        self.caught_up().await?;
-        let ids: Vec<u16> = self.nodes().iter().map(|node| node.id).collect();
-        self.terminate(&ids).await?;
+        let ids = self.ids();
         let mut groups: BTreeMap<u32, Vec<(u16, Replica)>> = BTreeMap::new();
-        for id in &ids {
-            for replica in self.digests(*id)? {
-                groups.entry(replica.group).or_default().push((*id, replica));
-            }
+        for (id, replica) in self.read_replicas().await? {
+            groups.entry(replica.group).or_default().push((id, replica));
         }
         let mut compared = 0;
         for (group, replicas) in &groups {
@@ -91,8 +87,24 @@ impl LocalCluster {
         Ok(compared)
     }
 
+    /// Waits until all nodes have caught up, stops them cleanly, and reads from their disks what
+    /// each replica holds.
+    ///
+    /// # Errors
+    /// When they do not catch up, or a node does not stop.
+    pub async fn read_replicas(&mut self) -> Result<Vec<(u16, Replica)>> {
+        self.caught_up().await?;
+        let ids = self.ids();
+        self.terminate(&ids).await?;
+        let mut replicas = Vec::new();
+        for id in ids {
+            replicas.extend(self.digests(id)?.into_iter().map(|replica| (id, replica)));
+        }
+        Ok(replicas)
+    }
+
     fn digests(&self, id: u16) -> Result<Vec<Replica>> {
-        let mut command = Command::new(heliograph_binary()?);
+        let mut command = Command::new(self.first_build()?);
         let output = command.arg("state-digest").arg(&self.node(id)?.data_dir).output()?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "state-digest of node {id}: {errors}");

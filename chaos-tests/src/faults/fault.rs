@@ -144,6 +144,8 @@ pub enum Fault {
     },
     /// The additional senders stop.
     LoadEnds,
+    /// Everything that still goes on is ended; complete when the cluster is whole.
+    Settle,
     /// So many clients connect at once; each connects anew when its node closes on it.
     Storm {
         /// How many.
@@ -203,6 +205,7 @@ impl Fault {
             Self::Overload { .. } => "overload",
             Self::LoadEnds => "load-ends",
             Self::Storm { .. } => "storm",
+            Self::Settle => "settle",
         }
     }
 
@@ -218,6 +221,7 @@ impl Fault {
                 | Self::Repair { .. }
                 | Self::Replace { .. }
                 | Self::LoadEnds
+                | Self::Settle
         )
     }
 
@@ -261,6 +265,7 @@ impl Fault {
             | Self::Calm
             | Self::Overload { .. }
             | Self::LoadEnds
+            | Self::Settle
             | Self::Storm { .. } => Vec::new(),
         }
     }
@@ -281,7 +286,7 @@ impl Fault {
             }
             Self::Replace { node } => Effect::Back(vec![*node]),
             Self::Partition { cuts, .. } => Effect::Away(cut_off(nodes, cuts)),
-            Self::Heal => Effect::Reached,
+            Self::Heal | Self::Settle => Effect::Reached,
             // One node is away at a time, and comes back before the fault is complete.
             Self::Upgrade { .. }
             | Self::Slow { .. }

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
@@ -30,6 +30,8 @@ use crate::{
 const OPERATOR: u32 = 0;
 /// How long the effect of a fault may take to show: longer than nodes are silent to each other.
 const EVIDENCE: Duration = Duration::from_secs(10);
+/// How long a cluster may take to be whole after the last fault.
+const WHOLE: Duration = Duration::from_secs(120);
 /// Between two looks for it.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -93,6 +95,15 @@ impl Nemesis {
         inflicted
     }
 
+    /// Takes a look at the files of a node, so that a part of them can be put back later.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn take_down(&mut self, cluster: &LocalCluster, node: u16) -> Result<()> {
+        self.stashes.insert(node, Stash::take(&cluster.node(node)?.data_dir)?);
+        Ok(())
+    }
+
     async fn act(
         &mut self,
         cluster: &mut LocalCluster,
@@ -143,6 +154,7 @@ impl Nemesis {
             | Fault::Repair { .. }
             | Fault::Damage { .. }
             | Fault::LoseDisk { .. } => return self.disks(cluster, fault).await,
+            Fault::Settle => self.settle(cluster, workload).await?,
             Fault::Upgrade { node, build } => return self.upgrade(cluster, *node, *build).await,
             Fault::Overload { senders } => workload.surge(*senders).await?,
             Fault::LoadEnds => {
@@ -249,11 +261,7 @@ impl Nemesis {
             }
             Fault::Damage { node, how, seed } => {
                 let data = cluster.node(*node)?.data_dir.clone();
-                if cluster.is_running(*node) {
-                    // A look at what it has now, to put a part of it back later.
-                    self.stashes.insert(*node, Stash::take(&data)?);
-                    return Ok(Inflicted::Installed(Some("taken down for later".to_owned())));
-                }
+                ensure!(!cluster.is_running(*node), "node {node} runs: its files are not touched");
                 return self.damage(&data, *node, *how, *seed);
             }
             Fault::LoseDisk { node } => {
@@ -311,11 +319,9 @@ impl Nemesis {
         Ok(Inflicted::Installed(None))
     }
 
-    /// Ends everything that would go on by itself.
-    ///
-    /// # Errors
-    /// When something cannot be ended.
-    pub async fn stop(&mut self, workload: &mut Workload) -> Result<()> {
+    /// Ends everything that goes on by itself, starts who does not run, and waits until the cluster
+    /// is whole.
+    async fn settle(&mut self, cluster: &mut LocalCluster, workload: &mut Workload) -> Result<()> {
         for (_, beat) in std::mem::take(&mut self.beats) {
             beat.end().await;
         }
@@ -325,7 +331,23 @@ impl Nemesis {
         if let Some(storm) = self.storm.take() {
             storm.end().await;
         }
-        workload.ebb().await
+        workload.ebb().await?;
+        for node in cluster.ids() {
+            match cluster.is_running(node) {
+                true => cluster.signal(node, Signal::CONT)?,
+                false => cluster.revive(node)?,
+            }
+        }
+        let until = Instant::now() + WHOLE;
+        loop {
+            let last = match cluster.standing().await {
+                Ok(standing) if standing.health == "healthy" => return Ok(()),
+                Ok(standing) => standing.health,
+                Err(error) => format!("{error:#}"),
+            };
+            ensure!(Instant::now() < until, "the cluster is not whole after {WHOLE:?}: {last}");
+            sleep(POLL).await;
+        }
     }
 
     async fn end_beat(&mut self, node: u16) {
