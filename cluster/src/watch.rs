@@ -61,8 +61,10 @@ impl<T> Deref for Ref<'_, T> {
 }
 
 impl<T> Shared<T> {
+    /// Recursive: who has a look at the value may take another one, though somebody waits to change
+    /// it. A fair lock would let that one go first, and both would wait for ever.
     fn value(&self) -> Ref<'_, T> {
-        Ref(RwLockReadGuard::map(self.watched.read(), |watched| &watched.value))
+        Ref(RwLockReadGuard::map(self.watched.read_recursive(), |watched| &watched.value))
     }
 }
 
@@ -77,7 +79,7 @@ impl<T> Sender<T> {
     /// A watcher that has seen the value as it is.
     pub fn subscribe(&self) -> Receiver<T> {
         self.shared.receivers.fetch_add(1, Ordering::Relaxed);
-        let seen = self.shared.watched.read().changes;
+        let seen = self.shared.watched.read_recursive().changes;
         Receiver { shared: Arc::clone(&self.shared), seen }
     }
 
@@ -148,7 +150,7 @@ impl<T> Receiver<T> {
 
     /// The value as it is, which counts as seen.
     pub fn borrow_and_update(&mut self) -> Ref<'_, T> {
-        let watched = self.shared.watched.read();
+        let watched = self.shared.watched.read_recursive();
         self.seen = watched.changes;
         Ref(RwLockReadGuard::map(watched, |watched| &watched.value))
     }
@@ -162,7 +164,7 @@ impl<T> Receiver<T> {
             // Counts from here on, so that no change slips between the look and the wait.
             let changed = self.shared.changed.notified();
             {
-                let watched = self.shared.watched.read();
+                let watched = self.shared.watched.read_recursive();
                 if watched.changes != self.seen {
                     self.seen = watched.changes;
                     return Ok(());
@@ -228,6 +230,25 @@ mod tests {
         assert_eq!(receiver.changed().await, Ok(()), "the last change is not swallowed by the end");
         assert_eq!(receiver.changed().await, Err(Closed));
         assert_eq!(*receiver.borrow(), 3);
+    }
+
+    #[test]
+    fn who_looks_may_look_again_while_somebody_waits_to_change_the_value() {
+        let sender = Arc::new(Sender::new(1));
+        let (first_look, looked_again) = std::sync::mpsc::channel();
+        let reader = Arc::clone(&sender);
+        std::thread::spawn(move || {
+            let look = reader.borrow();
+            let writer = Arc::clone(&reader);
+            std::thread::spawn(move || writer.send_replace(2));
+            // A lock that somebody waits for to write gives no fair look any more.
+            while reader.shared.watched.try_read().is_some() {
+                std::thread::yield_now();
+            }
+            first_look.send((*look, *reader.borrow())).unwrap();
+        });
+        let looks = looked_again.recv_timeout(std::time::Duration::from_secs(20));
+        assert_eq!(looks, Ok((1, 1)), "it waits for ever");
     }
 
     #[tokio::test]

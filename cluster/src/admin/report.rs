@@ -21,6 +21,7 @@ pub(crate) async fn report(context: &Context) -> NodeReport {
 
 fn group_report(group: &RaftGroup) -> GroupReport {
     let leadership = group.leads();
+    let acts = group.acting_term().is_some();
     let metrics = group.raft.data_metrics();
     let metrics = metrics.borrow_watched();
     let voters: Vec<u64> = group.raft.voter_ids().collect();
@@ -32,7 +33,7 @@ fn group_report(group: &RaftGroup) -> GroupReport {
         group: group.id.0,
         term: leadership.term,
         leader: leadership.leader.filter(|leader| *leader != NodeId(0)),
-        acts: group.acting_term().is_some(),
+        acts,
         committed: metrics.local_committed.as_ref().map(|log_id| log_id.index),
         last: metrics.last_log.as_ref().map(|log_id| log_id.index),
         learners: learners.collect(),
