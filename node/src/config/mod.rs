@@ -257,8 +257,9 @@ pub(crate) struct LogSection {
 impl Default for LogSection {
     fn default() -> Self {
         // openraft tells at info what we tell in our own words, and warns twice a second and group of
-        // every peer that is away.
-        Self { level: "info,openraft=error".to_owned(), format: LogFormat::default() }
+        // every peer that is away. That a Raft has ended, which its handle tells as an error of every
+        // late call, we tell ourselves.
+        Self { level: "info,openraft=error,openraft::raft::raft_inner=off".to_owned(), format: LogFormat::default() }
     }
 }
 
