@@ -174,6 +174,12 @@ fn partitions(shape: Shape, field: &mut Field, rng: &mut SmallRng) -> Vec<Fault>
         let others = all.iter().filter(|node| !apart.contains(node));
         others.flat_map(|other| apart.iter().flat_map(|node| both(*node, *other))).collect()
     };
+    // Each from everybody, the others that are cut off too.
+    let alone = |apart: &[u16]| -> Vec<(u16, u16)> {
+        let is_cut = |a: &u16, b: &u16| a != b && (apart.contains(a) || apart.contains(b));
+        let pairs = all.iter().flat_map(|a| all.iter().map(move |b| (*a, *b)));
+        pairs.filter(|(a, b)| is_cut(a, b)).collect()
+    };
     let mut one = |target, rng: &mut SmallRng| field.choose(target, rng);
     match shape {
         Shape::Single => vec![cut(from_all(&one(Target::One, rng)), Vec::new())],
@@ -217,9 +223,9 @@ fn partitions(shape: Shape, field: &mut Field, rng: &mut SmallRng) -> Vec<Fault>
                 order.extend(one(Target::One, rng));
             }
             let mut steps: Vec<Fault> =
-                (1..=order.len()).map(|count| cut(from_all(&order[..count]), Vec::new())).collect();
+                (1..=order.len()).map(|count| cut(alone(&order[..count]), Vec::new())).collect();
             order.shuffle(rng);
-            steps.extend((1..order.len()).map(|back| cut(from_all(&order[back..]), Vec::new())));
+            steps.extend((1..order.len()).map(|back| cut(alone(&order[back..]), Vec::new())));
             steps
         }
     }

@@ -259,7 +259,12 @@ impl Default for LogSection {
         // openraft tells at info what we tell in our own words, and warns twice a second and group of
         // every peer that is away. That a Raft has ended, which its handle tells as an error of every
         // late call, we tell ourselves.
-        Self { level: "info,openraft=error,openraft::raft::raft_inner=off".to_owned(), format: LogFormat::default() }
+        Self {
+            level:
+                "info,openraft=error,openraft::raft::raft_inner=off,openraft::core::heartbeat=off"
+                    .to_owned(),
+            format: LogFormat::default(),
+        }
     }
 }
 
