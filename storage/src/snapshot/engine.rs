@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -21,8 +21,12 @@ use super::{
 use crate::{
     Error, Frozen, GroupId, GroupState, Keyring, ScrubStep, metrics,
     seal::{KeyUser, Reseal},
-    state::Digest,
+    state::{Digest, RowSource as _},
 };
+
+/// Replacements after which nobody is taken to be in the middle of a snapshot any more: a reader that
+/// goes on at all reads a piece while one new snapshot is written.
+const UNREAD_REPLACEMENTS_MAX: u32 = 4;
 
 /// Rows fetched from the store at once while a snapshot is written: 256 of 64 KiB are 16 MiB.
 const PAGE_ROWS: usize = 256;
@@ -46,6 +50,8 @@ struct Snapshot {
     reader: BlockReader,
     /// A peer has read a part of it, or it is received and not yet installed.
     is_wanted: AtomicBool,
+    /// How often the group's snapshot was replaced since somebody last read this one.
+    replaced: AtomicU32,
 }
 
 /// Whether a published snapshot must stay readable when it is replaced.
@@ -72,7 +78,12 @@ impl Engine {
                 Ok((rows, reader)) => {
                     let applied = rows.applied().clone();
                     let info = SnapshotInfo { group, id, applied, bytes: reader.bytes() };
-                    found.push(Snapshot { info, reader, is_wanted: false.into() });
+                    found.push(Snapshot {
+                        info,
+                        reader,
+                        is_wanted: false.into(),
+                        replaced: 0.into(),
+                    });
                 }
                 Err(error @ Error::Damage { .. }) => {
                     tracing::error!(%error, "snapshot is damaged: set aside");
@@ -137,6 +148,7 @@ impl Engine {
         len: usize,
     ) -> Result<Bytes, Error> {
         let snapshot = self.find(info)?;
+        snapshot.replaced.store(0, Ordering::Relaxed);
         let chunk = snapshot.reader.chunk(offset, len.min(CHUNK_BYTES_MAX))?;
         let is_at_end = offset.saturating_add(chunk.len() as u64) >= info.bytes;
         self.set_wanted(&snapshot, !is_at_end);
@@ -183,6 +195,20 @@ impl Engine {
         let bytes = reader.chunk(offset, len.min(CHUNK_BYTES_MAX))?.len() as u64;
         let is_last = offset.saturating_add(bytes) >= info.bytes;
         Ok(ScrubStep { bytes, is_last, ..ScrubStep::default() })
+    }
+
+    /// Reads every row of a snapshot, in ascending order; all is verified on the way.
+    pub(super) fn each_row(
+        &self,
+        info: &SnapshotInfo,
+        take: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), Error> {
+        let snapshot = self.find(info)?;
+        let mut rows = check_header(&snapshot.reader, info.group, &info.applied)?;
+        while let Some((key, value)) = rows.next_row()? {
+            take(&key, &value);
+        }
+        Ok(())
     }
 
     pub(super) fn remove(&self, group: GroupId) {
@@ -243,11 +269,16 @@ impl Engine {
         let info = SnapshotInfo { group, id, applied, bytes: reader.bytes() };
         written.part.publish(&name)?;
         let is_wanted = AtomicBool::new(wanted == Wanted::ByInstall);
-        let current = Arc::new(Snapshot { info: info.clone(), reader, is_wanted });
+        let replaced = AtomicU32::new(0);
+        let current = Arc::new(Snapshot { info: info.clone(), reader, is_wanted, replaced });
         if let Some(before) = groups.remove(&group) {
             self.medium.remove(&file_name(&before.current.info));
+            let still_read = before.retired.filter(|retired| {
+                retired.replaced.fetch_add(1, Ordering::Relaxed) < UNREAD_REPLACEMENTS_MAX
+            });
             let keep = before.current.is_wanted.load(Ordering::Acquire);
-            let retired = keep.then_some(before.current);
+            // One at a time: whoever reads the older one begins anew where both are read.
+            let retired = keep.then_some(before.current).or(still_read);
             groups.insert(group, Files { current, retired });
         } else {
             groups.insert(group, Files { current, retired: None });
@@ -280,7 +311,9 @@ impl Engine {
         let reader = BlockReader::open(file, path, &self.keys)?;
         written.part.publish(&name)?;
         let is_wanted = AtomicBool::new(snapshot.is_wanted.load(Ordering::Acquire));
-        files.current = Arc::new(Snapshot { info: snapshot.info.clone(), reader, is_wanted });
+        let replaced = AtomicU32::new(snapshot.replaced.load(Ordering::Relaxed));
+        files.current =
+            Arc::new(Snapshot { info: snapshot.info.clone(), reader, is_wanted, replaced });
         drop(written.sealer);
         Ok(())
     }

@@ -42,6 +42,18 @@ impl FileSnapshots {
         Ok(Self { engine, failed: Mutex::new(None) })
     }
 
+    /// Reads every row of a snapshot, in ascending order; all is verified on the way. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Damage`] where it is not what was written; rows before that were given to `take`.
+    pub fn each_row(
+        &self,
+        info: &SnapshotInfo,
+        mut take: impl FnMut(&[u8], &[u8]),
+    ) -> Result<(), Error> {
+        self.engine.each_row(info, &mut take)
+    }
+
     fn note(&self, error: &Error) {
         if matches!(error, Error::Io { .. }) {
             tracing::error!(%error, "a snapshot could not be written: this disk is not trusted");

@@ -32,8 +32,8 @@ pub trait SnapshotStore: Send + Sync + 'static {
 
     /// Reads up to `len` bytes at `offset`, at most [`CHUNK_BYTES_MAX`]; none at the end. Blocks
     /// are verified. A snapshot that somebody is in the middle of reading stays readable when it
-    /// is replaced, until it is read to its end or replaced once more; else an
-    /// [`Error::SnapshotGone`].
+    /// is replaced, until it is read to its end, or is not read while it is replaced several times
+    /// more, or the one that replaced it is read as well; else an [`Error::SnapshotGone`].
     fn read_chunk(&self, info: &SnapshotInfo, offset: u64, len: usize) -> Result<Bytes, Error>;
 
     /// Starts to receive a peer's snapshot of `bytes` bytes.
