@@ -13,6 +13,7 @@
 
 mod actors;
 mod admin;
+pub mod backup;
 mod config;
 mod context;
 mod delivery;
@@ -50,8 +51,8 @@ pub mod watch;
 
 pub use admin::{
     AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterHealth, ClusterStatus, DiskUse,
-    GroupStatus, Host, JoinToken, LearnerStatus, Liveness, MoveStatus, NoHost, NodeState,
-    NodeStatus, ReplicaStatus,
+    GroupCopy, GroupStatus, Host, JoinToken, LearnerStatus, Liveness, MoveStatus, NoHost,
+    NodeState, NodeStatus, ReplicaStatus,
 };
 pub use heliograph_transport::NodeId;
 

@@ -43,7 +43,7 @@ impl Handler for NodeHandler {
                 Some(node_wire::encode(&answer).slice(1..))
             }),
             Some((envelope::ADMIN, body)) => {
-                Box::pin(admin::answer(Arc::clone(&self.context), body))
+                Box::pin(admin::answer(Arc::clone(&self.context), body, deadline))
             }
             _ => Box::pin(std::future::ready(None)),
         }

@@ -39,6 +39,28 @@ pub enum AdminError {
     /// The node is invited and has not come.
     #[error("the node has not joined yet: start it with its token, or `remove` it")]
     NotJoined,
+    /// There is no such group.
+    #[error("the cluster has no group {0}: 0 is its registry, then come its shards")]
+    UnknownGroup(u32),
+    /// Nobody led the group in time.
+    #[error("group {0} has no leader: bring a majority of its nodes back, then repeat")]
+    GroupWithoutLeader(u32),
+    /// The leader's disk did not take the copy.
+    #[error("node {node} cannot write a copy: {reason}")]
+    CopyFailed {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: std::sync::Arc<str>,
+    },
+    /// Newer ones took its place, or the node is gone.
+    #[error("node {node} does not keep that copy of group {group} any more: ask for a new one")]
+    CopyGone {
+        /// Of which group.
+        group: u32,
+        /// Who kept it.
+        node: NodeId,
+    },
     /// Something else changed at the same time, or does not fit.
     #[error("the registry has changed meanwhile: look at the status, then repeat")]
     Conflict,
@@ -56,6 +78,14 @@ pub enum AdminError {
 impl AdminError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotFormed | Self::NoLeader | Self::Unknown | Self::StillHolds(_))
+        matches!(
+            self,
+            Self::NotFormed
+                | Self::NoLeader
+                | Self::Unknown
+                | Self::StillHolds(_)
+                | Self::GroupWithoutLeader(_)
+                | Self::CopyGone { .. }
+        )
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`types`](ClusterStatus): what status tells, plain data.
 //! - [`command`](AdminCommand): what may be changed; `change`: brings it to the meta leader.
+//! - [`copy`](GroupCopy): copies of groups, for backups.
 //! - `report`: what one node tells of itself; `compose`: the cluster out of all reports, pure.
 //! - `wire`: what nodes ask each other for it.
 //! - `service`: the node's [`ClusterAdmin`].
@@ -9,16 +10,19 @@
 mod change;
 mod command;
 mod compose;
+mod copy;
 mod error;
 mod report;
 mod service;
 mod types;
 mod wire;
 
+use bytes::Bytes;
 use heliograph_transport::BoxFuture;
 use tokio::time::Instant;
 
 pub use command::{AdminCommand, AdminOutcome, JoinToken};
+pub use copy::GroupCopy;
 pub use error::AdminError;
 pub use types::*;
 
@@ -38,4 +42,16 @@ pub trait ClusterAdmin: Send + Sync + 'static {
         command: AdminCommand,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>>;
+
+    /// Lets the leader of a group (0: the registry, `shard + 1`: a shard) write a copy of it, which
+    /// holds all that was accepted before. Takes as long as its disk takes.
+    fn copy(&self, group: u32, deadline: Instant) -> BoxFuture<'_, Result<GroupCopy, AdminError>>;
+
+    /// Reads a piece of a copy, from `offset` on; empty at its end. A copy is kept while it is read.
+    fn piece(
+        &self,
+        copy: GroupCopy,
+        offset: u64,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Bytes, AdminError>>;
 }

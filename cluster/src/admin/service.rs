@@ -8,9 +8,10 @@ use heliograph_transport::{BoxFuture, Lane, NodeId};
 use tokio::time::Instant;
 
 use super::{
-    AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterStatus,
+    AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterStatus, GroupCopy,
     change::{change, propose_here},
     compose::{Heard, Known, compose},
+    copy,
     report::report,
     wire::{self, AdminAnswer, AdminRequest, NodeReport},
 };
@@ -64,6 +65,19 @@ impl ClusterAdmin for Admin {
     ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>> {
         Box::pin(change(&self.context, command, deadline))
     }
+
+    fn copy(&self, group: u32, deadline: Instant) -> BoxFuture<'_, Result<GroupCopy, AdminError>> {
+        Box::pin(copy::copy(&self.context, group, deadline))
+    }
+
+    fn piece(
+        &self,
+        copy: GroupCopy,
+        offset: u64,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Bytes, AdminError>> {
+        Box::pin(copy::piece(&self.context, copy, offset, deadline))
+    }
 }
 
 async fn ask(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeReport> {
@@ -76,10 +90,12 @@ async fn ask(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeR
 }
 
 /// Answers a peer; none for what this build does not know.
-pub(crate) async fn answer(context: Arc<Context>, body: Bytes) -> Option<Bytes> {
+pub(crate) async fn answer(context: Arc<Context>, body: Bytes, deadline: Instant) -> Option<Bytes> {
     let answer = match wire::decode(&body)? {
         AdminRequest::Report => AdminAnswer::Report(report(&context).await),
         AdminRequest::Propose(command) => propose_here(&context, command.into_vec().into()).await?,
+        AdminRequest::Copy { group } => copy::copy_here(&context, group, deadline).await?,
+        AdminRequest::Piece { copy, offset } => copy::piece_here(&context, &copy, offset).await,
     };
     // Peers read answers without an envelope.
     Some(wire::encode(&answer).slice(1..))

@@ -7,7 +7,7 @@ use heliograph_transport::NodeId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
-use super::types::DiskUse;
+use super::{copy::GroupCopy, types::DiskUse};
 use crate::{envelope, meta::MetaOutcome};
 
 /// The version of these messages.
@@ -20,6 +20,18 @@ pub(crate) enum AdminRequest {
     Report,
     /// Put this command into the meta group's log. To its leader.
     Propose(ByteBuf),
+    /// Write a copy of this group. To its leader.
+    Copy {
+        /// Which.
+        group: u32,
+    },
+    /// Read a piece of a copy that you keep.
+    Piece {
+        /// Which.
+        copy: GroupCopy,
+        /// From where.
+        offset: u64,
+    },
 }
 
 /// The answer to an [`AdminRequest`].
@@ -29,8 +41,16 @@ pub(crate) enum AdminAnswer {
     Report(NodeReport),
     /// To [`AdminRequest::Propose`]: it is applied, with this outcome.
     Outcome(MetaOutcome),
-    /// To [`AdminRequest::Propose`]: nothing was done, another node leads.
+    /// Nothing was done, another node leads.
     NotLeader,
+    /// To [`AdminRequest::Copy`]: it is written.
+    Copied(GroupCopy),
+    /// To [`AdminRequest::Copy`]: it could not be written.
+    CopyFailed(String),
+    /// To [`AdminRequest::Piece`].
+    Piece(ByteBuf),
+    /// To [`AdminRequest::Piece`]: it is not kept (any more).
+    Gone,
 }
 
 /// What a node tells of itself.

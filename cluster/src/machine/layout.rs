@@ -19,6 +19,7 @@ const GAPS: u8 = 5;
 const EXPIRY: u8 = 1;
 const DEDUP: u8 = 2;
 const CLOCK: u8 = 3;
+const NUMBERS: u8 = 4;
 
 fn fixed<const N: usize>(parts: &[&[u8]]) -> [u8; N] {
     let mut key = [0; N];
@@ -128,6 +129,40 @@ pub(super) fn clock() -> [u8; 3] {
     fixed(&[&SHARD_WIDE.to_be_bytes(), &[CLOCK]])
 }
 
+/// From where mailboxes are numbered.
+pub(super) fn numbers() -> [u8; 3] {
+    fixed(&[&SHARD_WIDE.to_be_bytes(), &[NUMBERS]])
+}
+
+/// What a row is about, for those who count rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowKind {
+    /// A device.
+    Device,
+    /// An API key.
+    ApiKey,
+    /// A message.
+    Message,
+    /// When a message expires, milliseconds since the Unix epoch.
+    Expiry {
+        /// When.
+        at_ms: u64,
+    },
+}
+
+/// What the row of this key is about; none for those that nobody counts.
+pub fn row_kind(key: &[u8]) -> Option<RowKind> {
+    let (slot, rest) = key.split_first_chunk()?;
+    match (u16::from_be_bytes(*slot), *rest.first()?) {
+        (SHARD_WIDE, EXPIRY) => expiry_entry(key).map(|(at_ms, ..)| RowKind::Expiry { at_ms }),
+        (SHARD_WIDE, _) => None,
+        (_, DEVICE) => Some(RowKind::Device),
+        (_, KEY) => Some(RowKind::ApiKey),
+        (_, MESSAGE) => Some(RowKind::Message),
+        _ => None,
+    }
+}
+
 /// A key as rows take it.
 pub(super) fn owned<const N: usize>(key: [u8; N]) -> Bytes {
     Bytes::copy_from_slice(&key)
@@ -158,6 +193,20 @@ mod tests {
         assert_eq!(hex(&due), format!("ffff010000000000000001{HASH}fe0000000000000002"));
         assert_eq!(hex(&dedup(3)), "ffff020000000000000003");
         assert_eq!(hex(&clock()), "ffff03");
+        assert_eq!(hex(&numbers()), "ffff04");
+    }
+
+    #[test]
+    fn rows_that_count_are_told_apart() {
+        let due = expiry(9, &MAILBOX_KEY, Priority::Low, 5);
+        assert_eq!(row_kind(&due), Some(RowKind::Expiry { at_ms: 9 }));
+        assert_eq!(row_kind(&device(&MAILBOX_KEY)), Some(RowKind::Device));
+        assert_eq!(row_kind(&key(Slot(1), 7)), Some(RowKind::ApiKey));
+        let message = message(&MAILBOX_KEY, Priority::Low, 1);
+        assert_eq!(row_kind(&message), Some(RowKind::Message));
+        for other in [&mailbox(&MAILBOX_KEY)[..], &dedup(1), &clock(), &numbers(), b"\0", b""] {
+            assert_eq!(row_kind(other), None);
+        }
     }
 
     #[test]

@@ -197,6 +197,13 @@ pub(super) struct ClockRow {
     pub(super) next_part: u64,
 }
 
+/// From where mailboxes are numbered, in a cluster that was restored from a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NumbersRow {
+    /// Messages accepted from now on get numbers above this one.
+    pub(super) above: u64,
+}
+
 /// A row's value.
 pub(super) fn encode<T: Serialize>(row: &T, bytes_hint: usize) -> Bytes {
     let mut value = Vec::with_capacity(1 + bytes_hint);

@@ -14,7 +14,7 @@ use super::{
     dedup::{Dedup, Remember, Status},
     layout,
     mailboxes::Mailboxes,
-    rows::{self, ClockRow, KEY_ONLY, MessageRow},
+    rows::{self, ClockRow, KEY_ONLY, MessageRow, NumbersRow},
 };
 use crate::machine::{CONTESTS_MAX, Pending};
 use crate::model::{CONTENT_BYTES_MAX, MailboxKey, Message, Priority};
@@ -24,6 +24,11 @@ const EXPIRE_MAX: u32 = 4096;
 
 /// Bytes of a message's row besides sender, id, contests and content, at most.
 const MESSAGE_HEAD_BYTES: usize = 64;
+
+/// How far above their last ones a restored cluster numbers messages: more than any mailbox gets between
+/// a backup and its restore (two years at 57 messages a second), and so little that clients who keep
+/// numbers as doubles see two million restores.
+const NUMBERS_STEP: u64 = 1 << 32;
 
 /// What applying a batch did.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +44,8 @@ pub struct Applied {
 pub struct ShardMachine {
     limits: Limits,
     time_ms: u64,
+    /// Numbers up to this one may have been given by the cluster that this one was restored from.
+    numbers_above: u64,
     dedup: Dedup,
     /// Rows as they stand, remembered for speed alone.
     mailboxes: Mailboxes,
@@ -63,7 +70,20 @@ impl ShardMachine {
         };
         let dedup = Dedup::load(rows, &limits, clock.next_part)?;
         let mailboxes = Mailboxes::default();
-        Ok(Self { limits, time_ms: clock.time_ms, dedup, mailboxes })
+        let numbers_above = numbers(rows)?.above;
+        Ok(Self { limits, time_ms: clock.time_ms, numbers_above, dedup, mailboxes })
+    }
+
+    /// For a restored cluster, before anything is applied: messages get numbers that the cluster it
+    /// was restored from has given to none. Clients remember what they received by its number.
+    ///
+    /// # Errors
+    /// When rows cannot be read or are damaged.
+    pub fn renumber(rows: &mut (impl RowsWrite + ?Sized)) -> Result<(), storage::Error> {
+        let above = numbers(rows)?.above + NUMBERS_STEP;
+        let row = rows::encode(&NumbersRow { above }, 16);
+        rows.put(layout::owned(layout::numbers()), row);
+        Ok(())
     }
 
     /// Applies a committed batch. Between calls nobody else may change the rows.
@@ -189,7 +209,7 @@ impl ShardMachine {
         mailbox.bytes = bytes;
         mailbox.accepted += 1;
         let lane = mailbox.lane_mut(enqueue.priority);
-        lane.last_seq += 1;
+        lane.last_seq = lane.last_seq.max(self.numbers_above) + 1;
         lane.count += 1;
         let (priority, seq) = (enqueue.priority, lane.last_seq);
         let key = layout::message(&enqueue.mailbox, priority, seq);
@@ -287,6 +307,11 @@ impl ShardMachine {
         mailbox.lane_mut(priority).count -= 1;
         Ok(true)
     }
+}
+
+fn numbers(rows: &(impl RowsRead + ?Sized)) -> Result<NumbersRow, storage::Error> {
+    let row = rows.get(&layout::numbers())?;
+    row.map_or(Ok(NumbersRow::default()), |value| rows::decode(&value))
 }
 
 #[cfg(test)]

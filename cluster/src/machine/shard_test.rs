@@ -54,6 +54,28 @@ fn numbers_count_per_mailbox_and_priority() {
 }
 
 #[test]
+fn a_restored_shard_gives_no_number_again() {
+    const STEP: u64 = 1 << 32;
+    let mut bench = Bench::new(Limits::default());
+    enqueue(&mut bench, message(1, "a", "1", "x"));
+    let restore = |bench: &mut Bench| {
+        bench.machine.flush(&mut bench.rows).unwrap();
+        ShardMachine::renumber(&mut bench.rows).unwrap();
+        bench.reload();
+    };
+    restore(&mut bench);
+    assert_eq!(pending(&bench, 1), [(NORMAL, 1)], "what waited keeps its number");
+    assert_eq!(accepted(&enqueue(&mut bench, message(1, "a", "2", "x"))), (STEP + 1, false));
+    assert_eq!(accepted(&enqueue(&mut bench, message(1, "a", "3", "x"))), (STEP + 2, false));
+    assert_eq!(accepted(&enqueue(&mut bench, message(2, "a", "1", "x"))), (STEP + 1, false));
+    restore(&mut bench);
+    assert_eq!(accepted(&enqueue(&mut bench, message(1, "a", "4", "x"))), (2 * STEP + 1, false));
+    let waiting = [1, STEP + 1, STEP + 2, 2 * STEP + 1].map(|seq| (NORMAL, seq));
+    assert_eq!(pending(&bench, 1), waiting);
+    assert_eq!(acknowledge(&mut bench, 1, &waiting), 4);
+}
+
+#[test]
 fn same_message_again_answers_the_first_result() {
     let mut bench = Bench::new(Limits::default());
     bench.at(5_000);

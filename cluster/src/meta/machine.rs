@@ -41,6 +41,11 @@ impl MetaMachine {
         self.topology.as_ref()
     }
 
+    /// Writes the registry of a restored cluster in place of the one of the backup.
+    pub(crate) fn reform(rows: &mut impl RowsWrite, topology: &Topology) {
+        rows.put(Bytes::from_static(TOPOLOGY_KEY), encode(topology));
+    }
+
     /// Applies one command.
     pub(crate) fn apply(&mut self, rows: &mut impl RowsWrite, command: MetaCommand) -> MetaOutcome {
         let before = self.topology.clone();
@@ -54,9 +59,7 @@ impl MetaMachine {
             && before.as_ref() != Some(topology)
         {
             topology.version += u64::from(before.is_some());
-            let mut value = vec![TOPOLOGY_VERSION];
-            rmp_serde::encode::write(&mut value, topology).expect("plain data encodes into memory");
-            rows.put(Bytes::from_static(TOPOLOGY_KEY), value.into());
+            rows.put(Bytes::from_static(TOPOLOGY_KEY), encode(topology));
         }
         outcome
     }
@@ -96,6 +99,12 @@ impl MetaMachine {
             }
         }
     }
+}
+
+fn encode(topology: &Topology) -> Bytes {
+    let mut value = vec![TOPOLOGY_VERSION];
+    rmp_serde::encode::write(&mut value, topology).expect("plain data encodes into memory");
+    value.into()
 }
 
 /// How commands change the registry. An error leaves it in pieces: the machine puts it back.

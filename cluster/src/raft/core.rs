@@ -13,7 +13,7 @@ use bytes::Bytes;
 use heliograph_storage::{
     Error, Frozen, GroupId, GroupState, RowsRead, SnapshotInfo, SnapshotStore,
 };
-use openraft::{EntryPayload, entry::RaftPayload};
+use openraft::{EmptyNode, EntryPayload, Membership, entry::RaftPayload};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -39,12 +39,18 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
-    fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         rmp_serde::to_vec(self).expect("plain data encodes into memory").into()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, io::Error> {
         rmp_serde::from_slice(bytes).map_err(io::Error::other)
+    }
+
+    /// What a restored group has applied: its membership was agreed on at the very position.
+    pub(crate) fn formed(log_id: LogId, membership: Membership<u64, EmptyNode>) -> Self {
+        let membership = StoredMembership::new(Some(log_id), membership);
+        Self { log_id: Some(log_id), membership }
     }
 
     pub(crate) fn index(&self) -> u64 {

@@ -101,6 +101,15 @@ impl GroupLog {
         appended.await.map_err(io_error)
     }
 
+    /// Makes an empty log begin behind `position`, as if `raft_id` had led its term and all entries up
+    /// to there were purged: see [`crate::backup`].
+    pub(crate) async fn begin_at(&self, raft_id: u64, position: &LogId) -> Result<(), io::Error> {
+        let mut vote = Vote::new(*position.leader_id, raft_id);
+        vote.committed = true;
+        self.clone().save_vote(&vote).await?;
+        self.purge_upto(position).await.map_err(io_error)
+    }
+
     /// The last index that is purged.
     pub(crate) fn purged_index(&self) -> Option<u64> {
         self.store.group(self.group).purged.map(|position| position.index)
@@ -143,7 +152,7 @@ pub(crate) fn io_error(error: Error) -> io::Error {
     io::Error::other(error)
 }
 
-fn log_id(position: Position) -> LogId {
+pub(crate) fn log_id(position: Position) -> LogId {
     LogId { leader_id: CommittedLeaderId::new(position.term), index: position.index }
 }
 

@@ -18,7 +18,7 @@ mod types;
 pub(crate) use self::{
     core::{Applied, GroupCore, GroupKind},
     group::RaftGroup,
-    log_adapter::GroupLog,
+    log_adapter::{GroupLog, log_id, position},
     network_adapter::GroupNetworkFactory,
     offload::offload,
     rpc::decode_head,
