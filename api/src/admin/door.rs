@@ -1,6 +1,6 @@
 //! Routes of the operators' port.
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use heliograph_cluster::{
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json as value;
 use tokio::time::Instant;
 
-use super::AdminToken;
+use super::{AdminToken, backup};
 use crate::{
     metrics,
     mosa::{RateConfig, RateLimiter, bearer, json},
@@ -43,6 +43,10 @@ pub(super) struct Door {
 enum Route {
     Status,
     Change(NodeId, Change),
+    /// A copy of a group.
+    Copy(u32),
+    /// A piece of a copy.
+    Piece,
 }
 
 /// What is to become of a node.
@@ -61,9 +65,14 @@ impl Route {
         if rest == "status" {
             return Some(Self::Status);
         }
+        if let Some(what) = rest.strip_prefix("backup/") {
+            return match what.strip_prefix("groups/") {
+                Some(group) => plain(group).map(Self::Copy),
+                None => (what == "pieces").then_some(Self::Piece),
+            };
+        }
         let (node, change) = rest.strip_prefix("nodes/")?.split_once('/')?;
-        // Only the plain form: "+4" and "04" are no ids.
-        let id: u16 = node.parse().ok()?;
+        let id: u16 = plain(node)?;
         let change = match change {
             "invite" => Change::Invite,
             "replace" => Change::Replace,
@@ -72,7 +81,7 @@ impl Route {
             "remove" => Change::Remove,
             _ => return None,
         };
-        (id.to_string() == node).then_some(Self::Change(NodeId(id), change))
+        Some(Self::Change(NodeId(id), change))
     }
 
     fn name(self) -> &'static str {
@@ -83,15 +92,22 @@ impl Route {
             Self::Change(_, Change::Drain) => "admin_drain",
             Self::Change(_, Change::Undrain) => "admin_undrain",
             Self::Change(_, Change::Remove) => "admin_remove",
+            Self::Copy(_) => "admin_copy",
+            Self::Piece => "admin_piece",
         }
     }
 
     fn method(self) -> Method {
         match self {
             Self::Status => Method::GET,
-            Self::Change(..) => Method::POST,
+            Self::Change(..) | Self::Copy(_) | Self::Piece => Method::POST,
         }
     }
+}
+
+/// A number in its plain form: "+4" and "04" are none.
+fn plain<N: FromStr + ToString>(text: &str) -> Option<N> {
+    text.parse().ok().filter(|number: &N| number.to_string() == text)
 }
 
 /// The body of an invitation.
@@ -158,6 +174,10 @@ impl Door {
                     Change::Remove => AdminCommand::Remove { node },
                 };
                 self.change(command, deadline).await
+            }
+            Route::Copy(group) => backup::copy(self.admin.as_ref(), group).await,
+            Route::Piece => {
+                backup::piece(self.admin.as_ref(), &self.limits, parts, body, deadline).await
             }
         }
     }
@@ -226,7 +246,7 @@ impl Handler for Door {
     }
 }
 
-fn problem(error: AdminError) -> Problem {
+pub(super) fn problem(error: AdminError) -> Problem {
     let field = |field| {
         let detail = error.to_string().into();
         Problem::from(vec![FieldError { field, code: "invalid", detail }])
@@ -235,8 +255,13 @@ fn problem(error: AdminError) -> Problem {
         AdminError::Address => return field("address"),
         AdminError::Zone => return field("zone"),
         AdminError::NotFormed => Code::NotReady,
-        AdminError::NoLeader | AdminError::Unknown => Code::Unavailable,
-        AdminError::UnknownNode(_) | AdminError::NodeIdZero => Code::NotFound,
+        AdminError::NoLeader | AdminError::Unknown | AdminError::GroupWithoutLeader(_) => {
+            Code::Unavailable
+        }
+        AdminError::CopyFailed { .. } => Code::StorageFailed,
+        AdminError::UnknownNode(_) | AdminError::UnknownGroup(_) | AdminError::NodeIdZero => {
+            Code::NotFound
+        }
         _ => Code::Conflict,
     };
     Problem::from(code).detail(error.to_string())
@@ -244,7 +269,8 @@ fn problem(error: AdminError) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use heliograph_cluster::ClusterStatus;
+    use bytes::Bytes;
+    use heliograph_cluster::{ClusterStatus, GroupCopy};
 
     use super::*;
 
@@ -261,6 +287,19 @@ mod tests {
             _: AdminCommand,
             _: Instant,
         ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>> {
+            Box::pin(std::future::ready(Err(AdminError::NotFormed)))
+        }
+
+        fn copy(&self, _: u32, _: Instant) -> BoxFuture<'_, Result<GroupCopy, AdminError>> {
+            Box::pin(std::future::ready(Err(AdminError::NotFormed)))
+        }
+
+        fn piece(
+            &self,
+            _: GroupCopy,
+            _: u64,
+            _: Instant,
+        ) -> BoxFuture<'_, Result<Bytes, AdminError>> {
             Box::pin(std::future::ready(Err(AdminError::NotFormed)))
         }
     }
@@ -293,6 +332,8 @@ mod tests {
         assert_eq!(find("/admin/v1/status"), Some(Route::Status));
         let drain = Route::Change(NodeId(4), Change::Drain);
         assert_eq!(find("/admin/v1/nodes/4/drain"), Some(drain));
+        assert_eq!(find("/admin/v1/backup/groups/0"), Some(Route::Copy(0)));
+        assert_eq!(find("/admin/v1/backup/pieces"), Some(Route::Piece));
         for strange in [
             "/admin/v1/",
             "/admin/v1/nodes/4",
@@ -301,6 +342,10 @@ mod tests {
             "/admin/v1/nodes/70000/drain",
             "/admin/v1/nodes/4/dance",
             "/admin/v1/nodes/4/drain/",
+            "/admin/v1/backup/groups/",
+            "/admin/v1/backup/groups/01",
+            "/admin/v1/backup/groups/-1",
+            "/admin/v1/backup/pieces/",
             "/status",
         ] {
             assert_eq!(find(strange), None, "{strange}");

@@ -5,6 +5,7 @@
 //!
 //! The paths are in `docs/reference/admin-http.md`.
 
+mod backup;
 mod door;
 mod token;
 

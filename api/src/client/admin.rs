@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use heliograph_cluster::{ApiKey, ClusterStatus, NodeId};
+use bytes::Bytes;
+use heliograph_cluster::{ApiKey, ClusterStatus, GroupCopy, NodeId};
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Client, ClientConfig, ClientError, Endpoint, rest::parse};
+
+/// How long a group's leader may take to write a copy: the port gives up a little earlier.
+const COPY_WAIT: Duration = Duration::from_secs(600);
 
 /// A client of one node's admin port.
 #[derive(Clone, Debug)]
@@ -74,6 +78,25 @@ impl AdminClient {
     pub async fn status(&self) -> Result<ClusterStatus, ClientError> {
         let path = "/admin/v1/status";
         parse(&self.client.keyed(Method::GET, path, None, Duration::ZERO).await?)
+    }
+
+    /// Lets the leader of a group (0: the registry, `shard + 1`: a shard) write a copy of it.
+    ///
+    /// # Errors
+    /// As all calls; it may be asked again after any of them.
+    pub async fn copy(&self, group: u32) -> Result<GroupCopy, ClientError> {
+        let path = format!("/admin/v1/backup/groups/{group}");
+        parse(&self.client.keyed(Method::POST, &path, None, COPY_WAIT).await?)
+    }
+
+    /// Reads a piece of a copy, from `offset` on; empty at its end.
+    ///
+    /// # Errors
+    /// As all calls; refused with `conflict` where the copy is not kept any more.
+    pub async fn piece(&self, copy: &GroupCopy, offset: u64) -> Result<Bytes, ClientError> {
+        let body = json!({ "copy": copy, "offset": offset });
+        let path = "/admin/v1/backup/pieces";
+        self.client.keyed(Method::POST, path, Some(&body), Duration::ZERO).await
     }
 
     /// Changes what becomes of a node.
