@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Receive(ReceiveArgs),
     /// Read a stopped node's data and say what is wrong where; changes nothing
     Verify(VerifyArgs),
+    /// Copy a running cluster into a directory
+    Backup(crate::backup::BackupArgs),
+    /// Make a node of a new cluster out of a backup
+    Restore(crate::backup::RestoreArgs),
     /// See and change a running cluster
     Cluster(crate::cluster::ClusterArgs),
     /// Print what a stopped node's replicas hold, one JSON object a line

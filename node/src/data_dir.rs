@@ -18,6 +18,8 @@ pub(crate) const LOCK: &str = "lock";
 const FIRST_INCARNATION: u32 = 1;
 /// Where the storage keys lie, unless elsewhere.
 pub(crate) const KEYS: &str = "keys";
+/// There while a restore fills the directory.
+const RESTORING: &str = "restoring";
 /// Whose directory it is.
 const IDENTITY: &str = "identity.json";
 
@@ -51,6 +53,14 @@ pub(crate) enum DataDirError {
     /// It is no node's.
     #[error("{0} is not the data directory of a node")]
     Nobodys(PathBuf),
+    /// A restore did not come to its end.
+    #[error(
+        "a restore into {0} was interrupted: empty the directory, and the storage keys' if they lie elsewhere, then restore again"
+    )]
+    HalfRestored(PathBuf),
+    /// There is something to be lost.
+    #[error("the data directory {0} holds a node's data already: restore into an empty one")]
+    NotEmpty(PathBuf),
     /// The directory belongs to another node.
     #[error(
         "the data directory {path} belongs to {found}, but the configuration says {wanted}; check `node.id`, `cluster.id` and `node.data-dir`"
@@ -124,6 +134,9 @@ impl DataDir {
     pub(crate) fn open(path: &Path, owner: Owner) -> Result<Self, DataDirError> {
         files::private_dir(path).map_err(io_at(path))?;
         let lock = lock(path)?;
+        if path.join(RESTORING).exists() {
+            return Err(DataDirError::HalfRestored(path.to_owned()));
+        }
         let incarnation = match read_identity(path)? {
             Some(identity) => {
                 check_owner(path, &identity, owner)?;
@@ -146,6 +159,28 @@ impl DataDir {
         let owner = Owner { node: identity.node, cluster_id };
         let incarnation = identity.incarnation;
         Ok((Self { path: path.to_owned(), incarnation, _lock: lock }, owner))
+    }
+
+    /// Notes that a restore fills the directory from now on: nobody opens it until it has ended.
+    ///
+    /// # Errors
+    /// When there is data already, or the note cannot be written.
+    pub(crate) fn begin_restore(&self) -> Result<(), DataDirError> {
+        if [self.log(), self.state(), self.snapshots()].iter().any(|path| path.exists()) {
+            return Err(DataDirError::NotEmpty(self.path.clone()));
+        }
+        let path = self.path.join(RESTORING);
+        files::replace(&path, b"", Access::Public).map_err(io_at(&path))
+    }
+
+    /// Notes that the restore has come to its end.
+    ///
+    /// # Errors
+    /// When the note cannot be removed: then it does not count as ended.
+    pub(crate) fn end_restore(&self) -> Result<(), DataDirError> {
+        let path = self.path.join(RESTORING);
+        let removed = std::fs::remove_file(&path).and_then(|()| File::open(&self.path)?.sync_all());
+        removed.map_err(io_at(&path))
     }
 
     /// Counts the lives of this node's disk: peers refuse an earlier one.
@@ -275,6 +310,25 @@ mod tests {
             assert!(matches!(error, DataDirError::Foreign { .. }), "{error}");
             assert!(error.to_string().contains("node 1 of cluster 0707"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_half_restored_directory_is_refused_and_a_full_one_is_not_restored_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = DataDir::open(dir.path(), OWNER).unwrap();
+        opened.begin_restore().unwrap();
+        drop(opened);
+        let error = DataDir::open(dir.path(), OWNER).unwrap_err();
+        assert!(matches!(error, DataDirError::HalfRestored(_)), "{error}");
+        std::fs::remove_file(dir.path().join(RESTORING)).unwrap();
+        let opened = DataDir::open(dir.path(), OWNER).unwrap();
+        opened.begin_restore().unwrap();
+        opened.end_restore().unwrap();
+        std::fs::create_dir(opened.log()).unwrap();
+        let error = opened.begin_restore().unwrap_err();
+        assert!(matches!(error, DataDirError::NotEmpty(_)), "{error}");
+        drop(opened);
+        DataDir::open(dir.path(), OWNER).unwrap();
     }
 
     #[test]

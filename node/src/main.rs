@@ -5,12 +5,14 @@
 //! - [`pki`]: `init-tls`, certificates for nodes and the client port.
 //! - [`client`]: `send` and `receive`.
 //! - [`cluster`]: `cluster`, for operators.
+//! - [`backup`]: `backup` and `restore`.
 //! - [`verify`]: whether the data of a stopped node is sound.
 //! - [`config`]: the configuration file of `serve`.
 //!
 //! Every failure ends in an [`exit::Failure`]: a sentence for a person and an exit code for a
 //! script.
 
+mod backup;
 mod cli;
 mod client;
 mod clock;
@@ -56,6 +58,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Send(args) => client::send::run(&args),
         Command::Receive(args) => client::receive::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Backup(args) => backup::take(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::StateDigest(args) => state_digest::run(&args),
     }

@@ -36,7 +36,7 @@ pub(super) enum ClusterCommand {
 /// Where a cluster's operators are answered.
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["url", "data_dir"]))]
-pub(super) struct AdminArgs {
+pub(crate) struct AdminArgs {
     /// A node's admin port; several, separated by commas, are tried one after the other
     #[arg(
         long,
@@ -45,19 +45,19 @@ pub(super) struct AdminArgs {
         env = "HELIOGRAPH_ADMIN_URL",
         requires = "token_file"
     )]
-    pub(super) url: Vec<String>,
+    pub(crate) url: Vec<String>,
     /// The operators' token: the file that the nodes' `admin.token-file` names
     #[arg(long, value_name = "FILE", env = "HELIOGRAPH_ADMIN_TOKEN_FILE")]
-    pub(super) token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// The authority that signed the nodes' certificates (PEM), e.g. client-ca.crt of init-tls
     #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// The data directory of a running `heliograph dev`, in place of --url and --token-file
     #[arg(long, value_name = "DIR", conflicts_with_all = ["url", "token_file", "ca_file"])]
-    pub(super) data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// Tables for people, or one JSON object a line
     #[arg(long, value_enum, default_value_t = Output::Text)]
-    pub(super) output: Output,
+    pub(crate) output: Output,
 }
 
 /// Arguments of `cluster status`.

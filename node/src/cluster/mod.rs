@@ -20,11 +20,13 @@ use heliograph_api::client::{Changed, NodeChange};
 use heliograph_cluster::{ClusterStatus, NodeId};
 use serde_json::json;
 
-pub(crate) use self::args::ClusterArgs;
-use self::{
-    args::{AdminArgs, ChangeArgs, ClusterCommand, JoinArgs},
-    goal::Goal,
+pub(crate) use self::{
+    args::{AdminArgs, ClusterArgs},
     target::Target,
+};
+use self::{
+    args::{ChangeArgs, ClusterCommand, JoinArgs},
+    goal::Goal,
 };
 use crate::{cli::Output, console::say, exit::Failure, signals::Signals};
 
@@ -107,7 +109,7 @@ fn print_change(output: Output, node: NodeId, changed: &Changed, words: &str) {
     }
 }
 
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -4,15 +4,20 @@ use std::{
     fs,
     future::Future,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use heliograph_api::client::{AdminClient, Changed, ClientConfig, ClientError, NodeChange};
-use heliograph_cluster::{ClusterStatus, NodeId};
+use heliograph_cluster::{ClusterStatus, GroupCopy, NodeId};
 use serde::Deserialize;
 
 use super::args::AdminArgs;
 use crate::exit::{Failure, OrExit as _, Reason};
+
+/// How long to leave a node alone that was asked too often and does not say for how long.
+const RATE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What `dev` writes for us.
 const CLUSTER_FILE: &str = "cluster.json";
@@ -45,13 +50,13 @@ struct DevNode {
 }
 
 /// One client a node that may answer.
-pub(super) struct Target {
+pub(crate) struct Target {
     clients: Vec<AdminClient>,
 }
 
 impl Target {
     /// Reads what the command line names.
-    pub(super) fn find(args: &AdminArgs) -> Result<Self, Failure> {
+    pub(crate) fn find(args: &AdminArgs) -> Result<Self, Failure> {
         let (urls, token_file) = match (&args.data_dir, &args.token_file) {
             (Some(dir), _) => dev(dir)?,
             (None, Some(file)) => (args.url.clone(), file.clone()),
@@ -77,12 +82,8 @@ impl Target {
     }
 
     /// Asks for the status.
-    pub(super) async fn status(&self) -> Result<ClusterStatus, Failure> {
-        // Nothing is changed: another node may be asked whatever went wrong on the way.
-        let may_repeat = |error: &ClientError| {
-            matches!(error, ClientError::Connect(_) | ClientError::Lost | ClientError::Deadline)
-        };
-        self.ask(may_repeat, async |client| client.status().await).await
+    pub(crate) async fn status(&self) -> Result<ClusterStatus, Failure> {
+        self.ask(is_of_connection, async |client| client.status().await).await
     }
 
     /// Changes what becomes of a node.
@@ -95,21 +96,65 @@ impl Target {
         self.ask(is_unsent, async |client| client.change(node, change).await).await
     }
 
+    /// Lets a group's leader write a copy of the group.
+    pub(crate) async fn copy(&self, group: u32) -> Result<GroupCopy, Failure> {
+        let copy = async |client: AdminClient| client.copy(group).await;
+        self.patiently(copy).await.map_err(|error| self.remote(error))
+    }
+
+    /// Reads a piece of a copy; none where the copy is lost.
+    pub(crate) async fn piece(
+        &self,
+        copy: &GroupCopy,
+        offset: u64,
+    ) -> Result<Option<Bytes>, Failure> {
+        let piece = async |client: AdminClient| client.piece(copy, offset).await;
+        match self.patiently(piece).await {
+            Ok(piece) => Ok(Some(piece)),
+            Err(ClientError::Refused(refusal)) if refusal.code == "conflict" => Ok(None),
+            Err(error) if is_of_connection(&error) => Ok(None),
+            Err(error) => Err(self.remote(error)),
+        }
+    }
+
+    /// Asks for something that changes nothing; a node that was asked too often, again later.
+    async fn patiently<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        ask: impl Fn(AdminClient) -> F,
+    ) -> Result<T, ClientError> {
+        loop {
+            match self.try_ask(is_of_connection, &ask).await {
+                Err(ClientError::Refused(refusal)) if refusal.code == "rate_limited" => {
+                    tokio::time::sleep(refusal.retry_after.unwrap_or(RATE_PAUSE)).await;
+                }
+                asked => return asked,
+            }
+        }
+    }
+
     /// Asks one node after the other, as long as `may_repeat` allows.
     async fn ask<T, F: Future<Output = Result<T, ClientError>>>(
         &self,
         may_repeat: impl Fn(&ClientError) -> bool,
         ask: impl Fn(AdminClient) -> F,
     ) -> Result<T, Failure> {
+        self.try_ask(may_repeat, ask).await.map_err(|error| self.remote(error))
+    }
+
+    async fn try_ask<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        may_repeat: impl Fn(&ClientError) -> bool,
+        ask: impl Fn(AdminClient) -> F,
+    ) -> Result<T, ClientError> {
         let mut last = None;
         for client in &self.clients {
             match ask(client.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if may_repeat(&error) => last = Some(error),
-                Err(error) => return Err(self.remote(error)),
+                Err(error) => return Err(error),
             }
         }
-        Err(self.remote(last.unwrap_or(ClientError::Deadline)))
+        Err(last.unwrap_or(ClientError::Deadline))
     }
 
     fn remote(&self, error: ClientError) -> Failure {
@@ -118,6 +163,12 @@ impl Target {
         let context = format!("at {}", urls.join(", "));
         Failure::new(Reason::Remote, anyhow::Error::new(error).context(context))
     }
+}
+
+/// Whether the answer is missing. Where nothing is changed, another node may be asked whatever went
+/// wrong on the way.
+fn is_of_connection(error: &ClientError) -> bool {
+    matches!(error, ClientError::Connect(_) | ClientError::Lost | ClientError::Deadline)
 }
 
 /// What a running `dev` wrote.

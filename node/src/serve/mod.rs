@@ -12,22 +12,31 @@ mod lifecycle;
 mod parent;
 mod parts;
 
-pub(crate) use parts::{keyring, keyring_read_only, storages};
+pub(crate) use parts::{
+    check, cluster as cluster_config, data_dir, keyring, keyring_read_only, storages,
+};
+
+use std::path::Path;
 
 use anyhow::Context as _;
 
 use crate::{
     cli::ServeArgs,
-    config,
+    config::{self, Config},
     exit::{Failure, OrExit as _, Reason},
     metrics, telemetry,
 };
 
-/// Runs the command until a signal or a failure ends it.
-pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+/// Reads the configuration: the file and what overrides it.
+pub(crate) fn load_config(path: &Path) -> Result<Config, Failure> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let config = config::load(&args.config, environment).or_exit(Reason::Configuration)?;
+    config::load(path, environment).or_exit(Reason::Configuration)
+}
+
+/// Runs the command until a signal or a failure ends it.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let config = load_config(&args.config)?;
     if args.check {
         parts::check(&config)?;
         return Ok(());

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Checks the files that the configuration names, as far as that goes without serving.
-pub(super) fn check(config: &Config) -> Result<(), Failure> {
+pub(crate) fn check(config: &Config) -> Result<(), Failure> {
     identity(config)?;
     admin_port(config).map(drop)
 }
@@ -56,7 +56,7 @@ pub(super) fn identity(config: &Config) -> Result<Identity, Failure> {
 }
 
 /// Opens the data directory.
-pub(super) fn data_dir(config: &Config) -> Result<DataDir, Failure> {
+pub(crate) fn data_dir(config: &Config) -> Result<DataDir, Failure> {
     let owner = Owner { node: config.node.id, cluster_id: Roster::from(config).cluster_id };
     DataDir::open(&config.node.data_dir, owner).or_exit(Reason::DataDirectory)
 }
@@ -154,7 +154,7 @@ pub(super) fn network(config: &Config, dir: &DataDir) -> Result<Arc<QuicNetwork>
 }
 
 /// What the cluster is told.
-pub(super) fn cluster(config: &Config) -> cluster::Config {
+pub(crate) fn cluster(config: &Config) -> cluster::Config {
     let cluster_id = Roster::from(config).cluster_id;
     let members = config.cluster.members.iter().map(|member| cluster::FirstMember {
         id: NodeId(member.id),
