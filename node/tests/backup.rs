@@ -210,3 +210,42 @@ fn a_backup_under_traffic_makes_clusters_of_other_sizes() {
         assert_eq!(dev.wait_for_exit(), Some(0), "{}", dev.output());
     }
 }
+
+/// The configuration of a cluster of one node, with certificates of its own.
+fn config_of_one(dir: &Path) -> String {
+    let tls = dir.join("tls");
+    let made = heliograph(&["init-tls", "--dir", tls.to_str().unwrap(), "--node", "1=127.0.0.1"]);
+    assert!(made.status.success(), "{made:?}");
+    let roster = fs::read_to_string(tls.join("cluster.toml")).unwrap();
+    let config = format!(
+        "{}\n[node]\nid = 1\ndata-dir = \"../data\"\n\n[peer]\ncertificate-file = \"node-1.crt\"\n\
+         private-key-file = \"node-1.key\"\nca-file = \"cluster-ca.crt\"\n\n\
+         [client]\nlisten = \"127.0.0.1:1\"\ntls = \"off\"\n",
+        roster.replace("[cluster]", "[cluster]\nreplicas = 1")
+    );
+    let path = tls.join("heliograph.toml");
+    fs::write(&path, config).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Each release's backup stays readable: two messages wait in each.
+#[test]
+fn backups_of_kept_releases_are_restored() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    let mut restored = 0;
+    for release in fs::read_dir(fixtures).unwrap() {
+        let from = release.unwrap().path().join("backup");
+        if !from.exists() {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let config = config_of_one(dir.path());
+        let from = from.to_str().unwrap();
+        let args = ["restore", "--from", from, "--config", &config, "--output", "json"];
+        let report = json(&heliograph(&args));
+        assert_eq!((&report["messages"], &report["devices"]), (&2.into(), &2.into()), "{from}");
+        assert_eq!((&report["messages_here"], &report["groups_here"]), (&2.into(), &17.into()));
+        restored += 1;
+    }
+    assert!(restored > 0);
+}

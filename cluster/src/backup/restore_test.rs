@@ -122,6 +122,7 @@ async fn nodes_of_another_size_agree_on_everything() {
             let is_held = registry.placement_of(group).unwrap().is_on(node(of));
             assert_eq!(held.last.is_some(), is_held);
             assert_eq!(state.read().get(b"row").unwrap().is_some(), is_held);
+            assert_eq!(state.read().get(b"\xff\xff\x04").unwrap().is_some(), is_held);
             assert_eq!(storages.snapshots.current(group).is_some(), is_held);
             holders[shard as usize] += usize::from(is_held);
         }

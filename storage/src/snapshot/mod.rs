@@ -14,6 +14,8 @@ mod rows;
 mod store;
 
 #[cfg(test)]
+mod fixtures_test;
+#[cfg(test)]
 mod sealed_test;
 #[cfg(test)]
 mod snapshot_test;
