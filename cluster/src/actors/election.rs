@@ -113,14 +113,7 @@ pub(crate) async fn balance_leaders(context: &Context) {
     }
     for group in context.all_groups() {
         let Some(placement) = topology.placement_of(group.id) else { continue };
-        let heir = {
-            let detector = context.detector.lock();
-            let is_live = |node| {
-                let lives = node == context.local() || detector.is_live(node);
-                lives && !context.neighbours.is_draining(node)
-            };
-            heir(&topology, placement, context.local(), is_live)
-        };
+        let heir = heir(&topology, placement, context.local(), |node| context.may_lead(node));
         if let Some(heir) = heir
             && context.may_lead(heir)
         {
@@ -146,20 +139,6 @@ fn heir(
     // Only a replica that is in place has a vote, and what it takes to lead.
     let mut ready = able.filter(|replica| placement.held.contains(replica));
     ready.find(|replica| is_live(replica.node)).map(|replica| replica.node)
-}
-
-/// Hands every leadership to somebody who is fit for it, where there is one.
-pub(crate) async fn hand_over_all(context: &Context) {
-    for group in context.all_groups() {
-        let voters = group.raft.voter_ids().map(node_of);
-        let heir = {
-            let detector = context.detector.lock();
-            voters.filter(|node| *node != context.local()).find(|node| detector.is_live(*node))
-        };
-        if let Some(heir) = heir {
-            transfer_if_ready(context, &group, heir).await;
-        }
-    }
 }
 
 /// Hands leadership to `heir` if this node leads and `heir` lives, votes and is caught up.

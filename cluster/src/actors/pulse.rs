@@ -65,7 +65,7 @@ impl Actor for PulseActor {
             fail_safe::measure(&state.context).await;
         }
         if state.context.fitness.is_short() {
-            election::hand_over_all(&state.context).await;
+            drain::hand_over(&state.context, Instant::now()).await;
         }
         send_beat(&state.context);
         election::push_transfers(&state.context).await;
