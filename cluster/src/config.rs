@@ -8,6 +8,7 @@ use heliograph_transport::NodeId;
 use crate::{
     admin::{Host, NoHost},
     features::FEATURES_KNOWN,
+    join_token::JoinToken,
     topology::Settings,
 };
 
@@ -107,7 +108,8 @@ pub struct Config {
     pub node: NodeId,
     /// The cluster: chosen once, the same on every node.
     pub cluster_id: [u8; 16],
-    /// The nodes the cluster is formed of, this one among them.
+    /// The nodes the cluster is formed of. A node that is not among them joins them: they tell it
+    /// where the cluster is.
     pub members: Vec<FirstMember>,
     /// How many shards the cluster is formed with (1 to 256).
     pub shards: u16,
@@ -117,6 +119,9 @@ pub struct Config {
     pub settings: Settings,
     /// How long a node may be silent before its replicas are made anew on others.
     pub replace_after: Duration,
+    /// The one-use token with which a node joins that is not one of `members`, or comes back after
+    /// its disk was lost.
+    pub join_token: Option<JoinToken>,
     /// See [`RaftConfig`].
     pub raft: RaftConfig,
     /// See [`CheckpointConfig`].
@@ -147,6 +152,7 @@ impl Config {
             replicas: 3,
             settings: Settings::default(),
             replace_after: REPLACE_AFTER,
+            join_token: None,
             raft: RaftConfig::default(),
             checkpoint: CheckpointConfig::default(),
             disk_free_min: 0,
@@ -192,8 +198,8 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let ids: std::collections::BTreeSet<_> =
             self.members.iter().map(|member| member.id).collect();
-        if !ids.contains(&self.node) {
-            return Err(ConfigError::NotAMember { node: self.node });
+        if self.members.is_empty() {
+            return Err(ConfigError::NoMembers);
         }
         if ids.len() != self.members.len() {
             return Err(ConfigError::MemberTwice);
@@ -224,12 +230,9 @@ impl Config {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The node does not list itself.
-    #[error("members must list this node ({node})")]
-    NotAMember {
-        /// The node.
-        node: NodeId,
-    },
+    /// Nobody to form a cluster with, nobody to join.
+    #[error("members must list the nodes the cluster is formed of")]
+    NoMembers,
     /// A node id stands twice.
     #[error("members lists a node id twice")]
     MemberTwice,

@@ -2,20 +2,25 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use heliograph_storage::{GroupId, GroupState};
+use heliograph_storage::{Error as StorageError, GroupId, GroupState};
 use heliograph_transport::{Network, NodeId};
 use parking_lot::{Mutex, RwLock};
-use tokio::{sync::Semaphore, time::Instant};
+use ractor::ActorRef;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actors::controller::ControllerPort,
+    actors::{controller::ControllerPort, node::NodeMessage},
     config::{Config, Storages},
     detector::Detector,
     fail_safe::{Fitness, disk_failure},
@@ -23,7 +28,7 @@ use crate::{
     member::MemberState,
     model::ShardId,
     neighbours::{About, Neighbours, Stance},
-    raft::{GroupCore, GroupKind, GroupLog, GroupNetworkFactory, RaftGroup, raft_id},
+    raft::{GroupCore, GroupKind, GroupLog, GroupNetworkFactory, RaftGroup, offload, raft_id},
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
     watch,
@@ -35,6 +40,26 @@ pub(crate) const META: GroupId = GroupId(0);
 /// The group of a shard.
 pub(crate) fn group_of(shard: ShardId) -> GroupId {
     GroupId(u32::from(shard.0) + 1)
+}
+
+/// Why a node may not join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinRefusal {
+    /// The registry does not name it.
+    #[error("it was not invited; invite it and give it the token")]
+    NotInvited,
+    /// It brought no token.
+    #[error("it needs the one-use token of its invitation (`node.join-token-file`)")]
+    TokenMissing,
+    /// It brought another token.
+    #[error("its token is not that of its last invitation")]
+    TokenWrong,
+    /// The token was used with another disk.
+    #[error(
+        "its token is used: the cluster knows the node with another data directory; bring that back, or tell the cluster to replace the node"
+    )]
+    TokenUsed,
 }
 
 /// Why a node cannot go on.
@@ -57,7 +82,7 @@ pub enum NodeFailure {
     },
     /// The disk is empty, but the registry has this node: it lost its disk.
     #[error(
-        "this node's disk is empty, but the cluster knows the node: bring its data directory back, or replace the node under a new id"
+        "this node's disk is empty, but the cluster knows the node: bring its data directory back, or tell the cluster to replace it"
     )]
     DiskLost,
     /// The cluster does things that this process does not know: it is of an older release.
@@ -68,6 +93,26 @@ pub enum NodeFailure {
         /// The features' bits.
         missing: u64,
     },
+    /// The log takes no writes.
+    #[error("the log takes no writes: {reason}")]
+    DiskUnusable {
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// The cluster does not let this node join.
+    #[error("the cluster refuses this node: {0}")]
+    JoinRefused(JoinRefusal),
+}
+
+/// Why a group did not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// What the disk holds of it is damaged.
+    #[error("the replica is damaged: {0}")]
+    Damaged(Arc<str>),
+    /// The node cannot go on.
+    #[error(transparent)]
+    Failed(#[from] NodeFailure),
 }
 
 /// A leadership on its way to another node. Until it arrives the leader takes no proposals.
@@ -114,6 +159,12 @@ pub(crate) struct Context {
     pub(crate) fitness: Fitness,
     pub(crate) stopping: CancellationToken,
     pub(crate) is_draining: AtomicBool,
+    /// The mark of this node's disk.
+    pub(crate) disk: [u8; 16],
+    /// Damaged replicas, by incarnation, that wait for the registry's leave to begin anew.
+    pub(crate) damaged: Mutex<BTreeMap<GroupId, u32>>,
+    /// Starts and stops replicas.
+    pub(crate) actor: OnceLock<ActorRef<NodeMessage>>,
 }
 
 impl Context {
@@ -136,21 +187,6 @@ impl Context {
     /// Whether the cluster has switched a feature on.
     pub(crate) fn is_active(&self, feature: Feature) -> bool {
         self.topology().is_some_and(|topology| topology.features & feature.bit() != 0)
-    }
-
-    /// This node's incarnation: how often it began with an empty disk.
-    pub(crate) fn incarnation(&self) -> u32 {
-        let topology = self.topology();
-        let member = topology.as_ref().and_then(|topology| topology.member(self.local()));
-        member.map_or(0, |member| member.incarnation)
-    }
-
-    /// The Raft id of `node`'s replica of `group`: a replica has an incarnation of its own.
-    pub(crate) fn raft_id_of(&self, node: NodeId, group: GroupId) -> u64 {
-        let topology = self.topology();
-        let placement = topology.as_ref().and_then(|topology| topology.placement_of(group));
-        let replica = placement.and_then(|placement| placement.replica_of(node));
-        raft_id(node, replica.map_or(0, |replica| replica.incarnation))
     }
 
     /// All peers: the registry's, or before the cluster is formed the configured ones.
@@ -267,25 +303,35 @@ impl Context {
         None
     }
 
-    /// Opens a group's state and starts its Raft.
+    /// Opens a group's state and starts its Raft, on its data or empty.
     pub(crate) async fn start_group(
         self: &Arc<Self>,
         id: GroupId,
         kind: GroupKind,
-    ) -> Result<Arc<RaftGroup>, NodeFailure> {
-        let unusable =
-            |reason: String| NodeFailure::GroupUnusable { group: id.0, reason: reason.into() };
-        let state = GroupState::open(Arc::clone(&self.storages.state), id)
-            .map_err(|error| unusable(error.to_string()))?;
+        incarnation: u32,
+    ) -> Result<Arc<RaftGroup>, OpenError> {
+        let opened = self.open_group(id, kind, incarnation).await;
+        let group = opened.map_err(|error| self.judge(id, &error))?;
+        self.groups.write().insert(id, Arc::clone(&group));
+        Ok(group)
+    }
+
+    async fn open_group(
+        &self,
+        id: GroupId,
+        kind: GroupKind,
+        incarnation: u32,
+    ) -> Result<Arc<RaftGroup>, io::Error> {
+        let state = GroupState::open(Arc::clone(&self.storages.state), id);
         let snapshots = Arc::clone(&self.storages.snapshots);
-        let log = GroupLog::new(Arc::clone(&self.storages.log), id);
-        let core = GroupCore::open(kind, state, id, Arc::clone(&snapshots), log.clone())
-            .map_err(|error| unusable(error.to_string()))?;
+        let state = state.map_err(io::Error::other)?;
+        let log = GroupLog::new(Arc::clone(&self.storages.log), id, incarnation);
+        let core = GroupCore::open(kind, state, id, Arc::clone(&snapshots), log.clone())?;
         let applied = core.applied();
         if applied.log_id.is_some() && log.last_index() < Some(applied.index()) {
             // What was applied was in the log: the log lost its end.
-            return Err(unusable(format!(
-                "the log ends before what the checkpoint holds (index {}): damage",
+            return Err(io::Error::other(format!(
+                "the log ends before what the checkpoint holds (index {})",
                 applied.index()
             )));
         }
@@ -295,17 +341,54 @@ impl Context {
             snapshots,
             turns: Arc::clone(&self.snapshot_turns),
         };
-        let group = RaftGroup::start(
+        RaftGroup::start(
             id,
-            self.raft_id_of(self.local(), id),
+            raft_id(self.local(), incarnation),
             Arc::clone(&self.raft_config),
             network,
             log,
             Arc::new(core),
         )
         .await
-        .map_err(|error| unusable(error.to_string()))?;
-        self.groups.write().insert(id, Arc::clone(&group));
-        Ok(group)
+    }
+
+    /// A replica that cannot be opened on disks that work is damaged.
+    fn judge(&self, id: GroupId, error: &io::Error) -> OpenError {
+        let reason: Arc<str> = error.to_string().into();
+        match self.storage_is_sound() {
+            true => OpenError::Damaged(reason),
+            false => NodeFailure::GroupUnusable { group: id.0, reason }.into(),
+        }
+    }
+
+    /// Drops what this node holds of `group`; nothing of it runs any more. The log goes last: as
+    /// long as it knows the group, the next start goes on with this.
+    pub(crate) async fn drop_group(&self, group: GroupId) -> Result<(), StorageError> {
+        let (state, snapshots) =
+            (Arc::clone(&self.storages.state), Arc::clone(&self.storages.snapshots));
+        offload(move || {
+            GroupState::open(state, group)?.erase()?;
+            snapshots.remove(group);
+            Ok::<_, StorageError>(())
+        })
+        .await?;
+        let (done, dropped) = oneshot::channel();
+        let told = move |result| {
+            // Only a stopping node does not wait for it.
+            let _ = done.send(result);
+        };
+        self.storages.log.drop_group(group, Box::new(told));
+        dropped.await.unwrap_or(Err(StorageError::Closed))
+    }
+
+    /// Lets the replica of `group` on this node begin anew: it is damaged. It stops at once, and
+    /// begins empty as soon as the registry has given leave, which it does not where too few sound
+    /// replicas would be left.
+    pub(crate) fn reseed(&self, group: GroupId, reason: &str) {
+        tracing::error!(group = group.0, reason, "a replica is damaged: it begins anew");
+        if let Some(actor) = self.actor.get() {
+            // The actor is gone only when the node stops.
+            let _ = actor.cast(NodeMessage::Reseed(group));
+        }
     }
 }

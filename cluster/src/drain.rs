@@ -64,7 +64,7 @@ async fn offer_all(context: &Context, round: usize) -> usize {
         }
         let first = group.id.0 as usize + round;
         let order = heirs.iter().cycle().skip(first % heirs.len()).take(heirs.len());
-        let mut ready = order.filter(|heir| election::is_caught_up(context, &group, **heir));
+        let mut ready = order.filter(|heir| election::is_caught_up(&group, **heir));
         let last = offered.map(|transfer| transfer.heir);
         let heir = ready.clone().find(|heir| Some(**heir) != last).or_else(|| ready.next());
         if let Some(heir) = heir {

@@ -2,24 +2,30 @@
 
 use std::{sync::Arc, time::Duration};
 
-use heliograph_transport::{Lane, NodeId};
+use heliograph_transport::NodeId;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
 use crate::{
-    context::{Context, META, NodeFailure},
+    actors::node::NodeMessage,
+    config::Config,
+    context::{Context, JoinRefusal, META, NodeFailure},
     member::Member,
     meta::{MetaCommand, MetaOutcome},
-    node_wire::{self, NodeAnswer, NodeRequest, Probe},
+    node_wire::{NodeAnswer, NodeRequest, Probe},
     placement,
     raft::{EntryAnswer, RaftGroup, raft_id},
+    registry,
     replica::Placement,
     shard_handle::Role,
     topology::{Settings, Topology},
 };
 
-/// How long one question to a peer may take.
-const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// After how many rounds without news of meta its leader is asked: a little longer than a new leader
+/// usually takes.
+const UNHEARD_ROUNDS: u32 = 30;
+/// How long taking a place may take in one round.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause between two rounds, before jitter.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
 
@@ -27,22 +33,30 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When it can never have one.
-pub(crate) async fn take_place(
-    context: &Arc<Context>,
-    meta: &RaftGroup,
-) -> Result<(), NodeFailure> {
+pub(crate) async fn take_place(context: &Arc<Context>) -> Result<(), NodeFailure> {
     let mut rng = SmallRng::seed_from_u64(context.surroundings.random());
     let mut topology = context.topology.subscribe();
     let mut rounds = 0_u32;
     loop {
-        match context.topology() {
-            Some(formed) => match formed.member(context.local()) {
-                Some(member) if member.admitted => return Ok(()),
-                Some(_) => admit(context, meta).await,
+        match (context.topology(), context.group(META)) {
+            (Some(formed), meta) => match formed.member(context.local()) {
+                Some(member) if member.admitted => {
+                    if meta.is_some_and(|meta| meta.is_current()) {
+                        return Ok(());
+                    }
+                    // Nobody speaks to this replica of meta: perhaps it is no more.
+                    if rounds % UNHEARD_ROUNDS == UNHEARD_ROUNDS - 1 {
+                        join(context).await?;
+                    }
+                }
+                // Or the registry as it was before this node came: its log is still arriving.
+                Some(_) => join(context).await?,
                 None => {}
             },
-            None if meta.log.is_pristine() => found_or_wait(context, meta).await?,
-            None => bootstrap_if_leader(context, meta).await,
+            (None, Some(meta)) if !meta.log.is_pristine() => {
+                bootstrap_if_leader(context, &meta).await;
+            }
+            (None, meta) => found_or_join(context, meta.as_deref()).await?,
         }
         rounds += 1;
         if rounds.is_multiple_of(50) {
@@ -57,20 +71,40 @@ pub(crate) async fn take_place(
     }
 }
 
-/// With an empty disk: asks all first members what they hold. The cluster forms only when all are
-/// empty, and by the member with the lowest id.
-async fn found_or_wait(context: &Arc<Context>, meta: &RaftGroup) -> Result<(), NodeFailure> {
-    let mut all_empty = true;
+/// With an empty disk: asks all first members what they hold. Where one knows a formed cluster, this
+/// node joins it. The cluster forms only when all are empty, and by the member with the lowest id.
+///
+/// Before that is known no replica of meta runs here: a first member that has lost its disk would
+/// be taken for the voter it was, and vote again on what it has forgotten.
+async fn found_or_join(
+    context: &Arc<Context>,
+    meta: Option<&RaftGroup>,
+) -> Result<(), NodeFailure> {
+    if !context.config.members.iter().any(|member| member.id == context.local()) {
+        return join(context).await;
+    }
+    let (mut all_empty, mut all_unformed) = (true, true);
     for member in &context.config.members {
         if member.id == context.local() {
             continue;
         }
-        match ask(context, member.id, &NodeRequest::Probe).await {
-            Some(NodeAnswer::Probe(Probe::AskerAdmitted)) => return Err(NodeFailure::DiskLost),
-            Some(NodeAnswer::Probe(Probe::Empty)) => {}
-            _ => all_empty = false,
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        match registry::ask(context, member.id, &NodeRequest::Probe, deadline).await {
+            // With another disk it is refused; with this one it lost no more than this group.
+            Ok(NodeAnswer::Probe(Probe::AskerAdmitted | Probe::Formed)) => {
+                return join(context).await;
+            }
+            Ok(NodeAnswer::Probe(Probe::Empty)) => {}
+            Ok(NodeAnswer::Probe(Probe::Forming)) => all_empty = false,
+            _ => (all_empty, all_unformed) = (false, false),
         }
     }
+    let Some(meta) = meta else {
+        if all_unformed {
+            start_meta(context, 0);
+        }
+        return Ok(());
+    };
     let lowest = context.config.members.iter().map(|member| member.id).min();
     // Something may have arrived while the others were asked.
     if !all_empty || lowest != Some(context.local()) || !meta.log.is_pristine() {
@@ -126,26 +160,51 @@ fn first_topology(context: &Context) -> Topology {
     }
 }
 
-/// Notes in the registry that this node has taken its place.
-async fn admit(context: &Arc<Context>, meta: &RaftGroup) {
-    let incarnation = context.incarnation();
-    let leadership = meta.leads();
-    match leadership.leader {
-        Some(leader) if leader == context.local() => {
-            admit_here(context.local(), incarnation, meta).await;
+/// Takes this node's place in the registry and finds out which replica of meta it is.
+async fn join(context: &Arc<Context>) -> Result<(), NodeFailure> {
+    let config = &context.config;
+    let request = NodeRequest::Join { disk: context.disk, token: config.join_token.clone() };
+    match registry::ask_leader(context, request, Instant::now() + JOIN_PATIENCE).await {
+        Ok(NodeAnswer::Joined { meta }) => {
+            start_meta(context, meta);
+            Ok(())
         }
-        Some(leader) => {
-            ask(context, leader, &NodeRequest::Admit { incarnation }).await;
-        }
-        None => {}
+        // A member of old, of whose disk the registry has no mark.
+        Ok(NodeAnswer::Registry(MetaOutcome::OtherDisk)) if holds_meta(context) => Ok(()),
+        Ok(NodeAnswer::Registry(outcome)) => match refusal(config, &outcome) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 
-async fn admit_here(node: NodeId, incarnation: u32, meta: &RaftGroup) -> NodeAnswer {
-    let command = MetaCommand::Admit { node, incarnation, disk: None, token: None };
-    match meta.write(command.encode()).await {
-        Ok(EntryAnswer::Meta(MetaOutcome::Done)) => NodeAnswer::Done,
-        _ => NodeAnswer::NotLeader(meta.leads().leader),
+fn start_meta(context: &Context, incarnation: u32) {
+    if let Some(actor) = context.actor.get() {
+        // The actor is gone only when the node stops.
+        let _ = actor.cast(NodeMessage::StartMeta(incarnation));
+    }
+}
+
+fn holds_meta(context: &Context) -> bool {
+    context.group(META).is_some_and(|meta| !meta.log.is_pristine())
+}
+
+fn refusal(config: &Config, outcome: &MetaOutcome) -> Option<NodeFailure> {
+    Some(NodeFailure::JoinRefused(match outcome {
+        MetaOutcome::OtherDisk if config.join_token.is_some() => JoinRefusal::TokenUsed,
+        MetaOutcome::OtherDisk => return Some(NodeFailure::DiskLost),
+        MetaOutcome::UnknownNode(_) => JoinRefusal::NotInvited,
+        MetaOutcome::TokenMissing => JoinRefusal::TokenMissing,
+        MetaOutcome::TokenWrong => JoinRefusal::TokenWrong,
+        _ => return None,
+    }))
+}
+
+/// Finds out which replica of meta this node is by now, and starts it.
+pub(crate) async fn find_meta(context: &Arc<Context>) {
+    if let Err(failure) = join(context).await {
+        context.fail(failure);
     }
 }
 
@@ -155,26 +214,17 @@ pub(crate) async fn answer(
     from: NodeId,
     request: NodeRequest,
 ) -> Option<NodeAnswer> {
-    let meta = context.group(META)?;
-    match request {
-        NodeRequest::Probe => {
-            let topology = context.topology();
-            let member = topology.as_ref().map(|topology| topology.member(from));
-            let probe = match member {
-                Some(Some(member)) if member.admitted => Probe::AskerAdmitted,
-                Some(_) => Probe::Formed,
-                None if meta.log.is_pristine() => Probe::Empty,
-                None => Probe::Forming,
-            };
-            Some(NodeAnswer::Probe(probe))
-        }
-        NodeRequest::Admit { incarnation } => Some(admit_here(from, incarnation, &meta).await),
+    if request != NodeRequest::Probe {
+        return registry::serve(context, from, request).await;
     }
-}
-
-async fn ask(context: &Context, node: NodeId, request: &NodeRequest) -> Option<NodeAnswer> {
-    let deadline = Instant::now() + ASK_DEADLINE;
-    let request = node_wire::encode(request);
-    let answer = context.network.call(node, Lane::Urgent, request, deadline).await.ok()?;
-    node_wire::decode(&answer)
+    let topology = context.topology();
+    let member = topology.as_ref().map(|topology| topology.member(from));
+    let is_pristine = context.group(META).is_none_or(|meta| meta.log.is_pristine());
+    let probe = match member {
+        Some(Some(member)) if member.admitted => Probe::AskerAdmitted,
+        Some(_) => Probe::Formed,
+        None if is_pristine => Probe::Empty,
+        None => Probe::Forming,
+    };
+    Some(NodeAnswer::Probe(probe))
 }

@@ -18,6 +18,7 @@ mod config;
 mod context;
 mod delivery;
 mod detector;
+mod disk_mark;
 mod drain;
 mod envelope;
 mod fail_safe;
@@ -28,6 +29,7 @@ mod formation;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod inspect;
+mod join_token;
 mod key_retirement;
 pub mod machine;
 mod member;
@@ -41,9 +43,12 @@ mod node_wire;
 mod peer_client;
 mod placement;
 mod raft;
+mod reconcile;
 pub mod recovery;
+mod registry;
 mod relay;
 mod replica;
+mod residence;
 mod shard_handle;
 mod surroundings;
 mod topology;
@@ -51,15 +56,16 @@ pub mod watch;
 
 pub use admin::{
     AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterHealth, ClusterStatus, DiskUse,
-    GroupCopy, GroupStatus, Host, JoinToken, LearnerStatus, Liveness, MoveStatus, NoHost,
-    NodeState, NodeStatus, ReplicaStatus,
+    GroupCopy, GroupStatus, Host, LearnerStatus, Liveness, MoveStatus, NoHost, NodeState,
+    NodeStatus, ReplicaStatus,
 };
 pub use heliograph_transport::NodeId;
 
 pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
-pub use context::NodeFailure;
+pub use context::{JoinRefusal, NodeFailure};
 pub use features::{FEATURES_KNOWN, Feature};
 pub use inspect::{ReplicaDigest, applied_index, group_name, replica_digests};
+pub use join_token::{JoinToken, NotAToken};
 pub use member::{Member, MemberState};
 pub use node::{Node, StartError};
 pub use placement::Progress;

@@ -1,6 +1,9 @@
 //! One node of the cluster: composes log, state, network, Raft groups, actors and delivery.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use heliograph_transport::Network;
 use parking_lot::Mutex;
@@ -12,7 +15,6 @@ use crate::{
     Relay,
     actors::{
         controller::ControllerPort,
-        election,
         node::{self, NodeActor, NodeArguments, NodeMessage},
     },
     admin::{Admin, ClusterAdmin},
@@ -20,10 +22,10 @@ use crate::{
     context::{Context, META, NodeFailure},
     delivery::Delivery,
     detector::Detector,
-    drain, features, formation,
+    disk_mark, drain, features, formation,
     node_handler::NodeHandler,
     placement::Progress,
-    raft::GroupKind,
+    raft::GroupLog,
     shard_handle::ShardObserver,
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
@@ -69,6 +71,9 @@ impl Node {
         surroundings: Surroundings,
     ) -> Result<Self, StartError> {
         config.validate()?;
+        let disk = disk_mark::of(&storages, &surroundings)
+            .await
+            .map_err(|error| NodeFailure::DiskUnusable { reason: error.to_string().into() })?;
         let boot = surroundings.random();
         let context = Arc::new(Context {
             raft_config: config.raft_config(),
@@ -93,8 +98,10 @@ impl Node {
             fitness: Default::default(),
             stopping: CancellationToken::new(),
             is_draining: false.into(),
+            disk,
+            damaged: Mutex::default(),
+            actor: OnceLock::new(),
         });
-        let meta = context.start_group(META, GroupKind::Meta(context.topology.clone())).await?;
         let delivery = Delivery::start(&context);
         let tasks = TaskTracker::new();
         let observer: Arc<dyn ShardObserver> = delivery.clone();
@@ -102,9 +109,9 @@ impl Node {
             NodeArguments { context: Arc::clone(&context), observer, tasks: tasks.clone() };
         let spawned = Actor::spawn(None, NodeActor, arguments).await;
         let (actor, _) = spawned.map_err(|_| NodeFailure::ActorDied("node"))?;
-        tasks.spawn(node::watch(Arc::clone(&context), Arc::clone(&meta), None));
-        if !meta.log.is_pristine() {
-            tasks.spawn(election::after_start(Arc::clone(&context), Arc::clone(&meta)));
+        context.actor.get_or_init(|| actor.clone());
+        if let Some(incarnation) = held_meta(&context) {
+            node::start_meta(&context, &tasks, incarnation).await?;
         }
         context.network.serve(Arc::new(NodeHandler {
             context: Arc::clone(&context),
@@ -117,7 +124,7 @@ impl Node {
             tokio::select! {
                 biased; // a stopping node takes no place
                 () = placing.stopping.cancelled() => {}
-                placed = formation::take_place(&placing, &meta) => {
+                placed = formation::take_place(&placing) => {
                     if let Err(failure) = placed {
                         placing.fail(failure);
                     }
@@ -271,6 +278,14 @@ impl Node {
     }
 }
 
+/// Which replica of meta to start with: the one whose data is here. Others have to ask first: see
+/// [`formation`].
+fn held_meta(context: &Context) -> Option<u32> {
+    let held = GroupLog::held_incarnation(context.storages.log.as_ref(), META);
+    // What cannot be read turns out when the group is opened.
+    held.unwrap_or(Some(0))
+}
+
 /// Connects to the nodes of each new topology and starts its shards.
 async fn follow_topology(context: Arc<Context>, actor: ActorRef<NodeMessage>) {
     let mut topology = context.topology.subscribe();
@@ -281,7 +296,7 @@ async fn follow_topology(context: Arc<Context>, actor: ActorRef<NodeMessage>) {
                 return;
             }
             context.network.set_peers(context.peers());
-            if actor.cast(NodeMessage::StartShards(topology)).is_err() {
+            if actor.cast(NodeMessage::Look).is_err() {
                 return;
             }
         }

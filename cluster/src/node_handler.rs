@@ -32,8 +32,12 @@ impl Handler for NodeHandler {
     ) -> BoxFuture<'static, Option<Bytes>> {
         match envelope::open(request) {
             Some((envelope::RAFT, body)) => Box::pin(async move {
-                let (kind, group, body) = raft::decode_head(body)?;
-                self.context.group(group)?.serve(kind, body).await
+                let (kind, asked, body) = raft::decode_head(body)?;
+                let group = self.context.group(asked.group)?;
+                if group.incarnation() != asked.incarnation {
+                    return None;
+                }
+                group.serve(kind, body).await
             }),
             Some((envelope::RELAY, body)) => Arc::clone(&self.delivery).call(from, body, deadline),
             Some((envelope::NODE, body)) => Box::pin(async move {

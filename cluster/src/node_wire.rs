@@ -7,7 +7,9 @@ use bytes::{BufMut, Bytes};
 use heliograph_transport::NodeId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{envelope, model::ShardId, neighbours::About};
+use crate::{
+    envelope, join_token::JoinToken, meta::MetaOutcome, model::ShardId, neighbours::About,
+};
 
 /// The version of these messages.
 const VERSION: u8 = 1;
@@ -17,10 +19,19 @@ const VERSION: u8 = 1;
 pub(crate) enum NodeRequest {
     /// What do you hold? Asked by a node with an empty disk.
     Probe,
-    /// Note in the registry that I have taken my place. To the meta leader.
-    Admit {
-        /// The asking node's incarnation.
-        incarnation: u32,
+    /// Admit me with this disk, and say which replica of meta I am. To the meta leader.
+    Join {
+        /// The mark of the asking node's disk.
+        #[serde(with = "serde_bytes")]
+        disk: [u8; 16],
+        /// The one-use token it was given.
+        token: Option<JoinToken>,
+    },
+    /// Apply this command. To the meta leader.
+    Registry {
+        /// Its bytes, as in meta's log.
+        #[serde(with = "serde_bytes")]
+        command: Vec<u8>,
     },
 }
 
@@ -29,10 +40,16 @@ pub(crate) enum NodeRequest {
 pub(crate) enum NodeAnswer {
     /// To [`NodeRequest::Probe`].
     Probe(Probe),
-    /// It is done.
-    Done,
     /// Another node leads meta, perhaps this one.
     NotLeader(Option<NodeId>),
+    /// To [`NodeRequest::Join`]: the asker is a member.
+    Joined {
+        /// The incarnation of its replica of meta.
+        meta: u32,
+    },
+    /// To [`NodeRequest::Registry`]: it is applied, with this outcome. Or to a
+    /// [`NodeRequest::Join`] that was refused.
+    Registry(MetaOutcome),
 }
 
 /// What a node holds.

@@ -227,6 +227,11 @@ impl LocalShards {
         self.shards.write().insert(shard.id(), shard);
     }
 
+    /// Removes a replica.
+    pub(crate) fn remove(&self, shard: ShardId) {
+        self.shards.write().remove(&shard);
+    }
+
     /// Removes all, at shutdown.
     pub fn clear(&self) {
         self.shards.write().clear();

@@ -32,7 +32,7 @@ struct Seen {
 
 pub(crate) struct CheckpointerState {
     context: Arc<Context>,
-    seen: BTreeMap<GroupId, Seen>,
+    seen: BTreeMap<(GroupId, u32), Seen>,
 }
 
 impl Actor for CheckpointerActor {
@@ -65,6 +65,10 @@ impl Actor for CheckpointerActor {
 impl CheckpointerState {
     async fn look(&mut self) {
         let groups = self.context.all_groups();
+        let running = |key: &(GroupId, u32)| {
+            groups.iter().any(|group| (group.id, group.incarnation()) == *key)
+        };
+        self.seen.retain(|key, _| running(key));
         let (mut overlay_bytes, mut applied) = (0, 0);
         for group in &groups {
             applied += group.core.applied().index();
@@ -85,7 +89,7 @@ impl CheckpointerState {
     }
 
     fn seen(&mut self, group: &RaftGroup) -> &mut Seen {
-        self.seen.entry(group.id).or_insert_with(|| {
+        self.seen.entry((group.id, group.incarnation())).or_insert_with(|| {
             let (now, index) = (Instant::now(), group.core.applied().index());
             let snapshot = group.core.current_snapshot().ok().flatten();
             let covered = snapshot.and_then(|(meta, _)| meta.last_log_id);

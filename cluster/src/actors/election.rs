@@ -150,16 +150,15 @@ pub(crate) async fn transfer_if_ready(context: &Context, group: &RaftGroup, heir
     {
         return;
     }
-    let raft_id = context.raft_id_of(heir, group.id);
-    let votes = group.raft.voter_ids().any(|voter| voter == raft_id);
-    if votes && is_caught_up(context, group, heir) {
+    // Only a voter can take over.
+    if is_caught_up(group, heir) {
         transfer(context, group, heir, leads.term).await;
     }
 }
 
 /// Whether `node`'s replica lacks little of what this leader has.
-pub(crate) fn is_caught_up(context: &Context, group: &RaftGroup, node: NodeId) -> bool {
-    let raft_id = context.raft_id_of(node, group.id);
+pub(crate) fn is_caught_up(group: &RaftGroup, node: NodeId) -> bool {
+    let Some(raft_id) = group.voter_on(node) else { return false };
     let metrics = group.raft.data_metrics();
     let metrics = metrics.borrow_watched();
     let last = metrics.last_log.map_or(0, |log_id| log_id.index);
@@ -168,13 +167,12 @@ pub(crate) fn is_caught_up(context: &Context, group: &RaftGroup, node: NodeId) -
 }
 
 async fn transfer(context: &Context, group: &RaftGroup, heir: NodeId, term: u64) {
+    let Some(raft_id) = group.voter_on(heir) else { return };
     // The heir may lead at once: from here on this node acts no more.
     group.end_acting(term);
     let begun = Transfer { heir, term, since: Instant::now() };
     context.transfers.lock().insert(group.id, begun);
-    if let Err(error) =
-        group.raft.trigger().transfer_leader(context.raft_id_of(heir, group.id)).await
-    {
+    if let Err(error) = group.raft.trigger().transfer_leader(raft_id).await {
         tracing::warn!(group = group.id.0, %error, "raft is gone");
     }
 }

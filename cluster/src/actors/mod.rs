@@ -9,5 +9,6 @@ pub(crate) mod mailbox;
 pub(crate) mod mailbox_handle;
 pub(crate) mod node;
 pub(crate) mod pulse;
+pub(crate) mod reconciler;
 pub(crate) mod shard;
 pub(crate) mod time;

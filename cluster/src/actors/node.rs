@@ -1,9 +1,16 @@
-//! The node actor: starts and supervises shard actors, checkpointer, keys, pulse and controller. When
-//! one of them dies the node ends: its Raft state cannot be trusted beside a dead actor.
+//! The node actor: starts, stops and supervises replicas, and with them checkpointer, keys, pulse,
+//! controller and reconciler. When one of those dies the node ends: its Raft state cannot be trusted
+//! beside a dead actor.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
+use heliograph_storage::GroupId;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -12,22 +19,35 @@ use super::{
     election,
     keys::KeysActor,
     pulse::PulseActor,
-    shard::{RaftShard, ShardActor, ShardArguments},
+    reconciler::ReconcilerActor,
+    shard::{RaftShard, ShardActor, ShardArguments, ShardMessage},
     time::ShardTime,
 };
 use crate::{
-    context::{Context, NodeFailure, group_of},
+    context::{Context, META, NodeFailure, OpenError, group_of},
     fail_safe, formation,
+    meta::{MetaCommand, MetaOutcome},
     model::ShardId,
-    raft::{GroupKind, RaftGroup, raft_id},
+    raft::{GroupKind, GroupLog, RaftGroup, raft_id},
+    registry::{self, Told},
+    residence::{Move, Residence},
     shard_handle::{ShardHandle, ShardObserver},
     topology::Topology,
 };
 
+/// How often the node compares its replicas with the registry without being told: what could not be
+/// done before is done then.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What the node actor is told.
 pub(crate) enum NodeMessage {
-    /// Start the replicas that the topology gives this node and that do not run yet.
-    StartShards(Arc<Topology>),
+    /// Compare the replicas with the registry.
+    Look,
+    /// Start the meta group as the replica of this incarnation; an empty one that runs under
+    /// another is replaced.
+    StartMeta(u32),
+    /// The replica of this group is damaged.
+    Reseed(GroupId),
 }
 
 /// The node actor.
@@ -40,40 +60,54 @@ pub(crate) struct NodeArguments {
     pub(crate) tasks: TaskTracker,
 }
 
+pub(crate) struct NodeState {
+    context: Arc<Context>,
+    observer: Arc<dyn ShardObserver>,
+    tasks: TaskTracker,
+    shards: BTreeMap<ShardId, ActorRef<ShardMessage>>,
+}
+
 impl Actor for NodeActor {
     type Msg = NodeMessage;
-    type State = NodeArguments;
+    type State = NodeState;
     type Arguments = NodeArguments;
 
     async fn pre_start(
         &self,
         myself: ActorRef<NodeMessage>,
         arguments: NodeArguments,
-    ) -> Result<NodeArguments, ActorProcessingErr> {
-        let context = &arguments.context;
+    ) -> Result<NodeState, ActorProcessingErr> {
+        let NodeArguments { context, observer, tasks } = arguments;
         let cell = myself.get_cell();
-        Actor::spawn_linked(None, PulseActor, Arc::clone(context), cell.clone()).await?;
-        Actor::spawn_linked(None, CheckpointerActor, Arc::clone(context), cell.clone()).await?;
-        Actor::spawn_linked(None, ControllerActor, Arc::clone(context), cell.clone()).await?;
-        Actor::spawn_linked(None, KeysActor, Arc::clone(context), cell).await?;
-        Ok(arguments)
+        Actor::spawn_linked(None, PulseActor, Arc::clone(&context), cell.clone()).await?;
+        Actor::spawn_linked(None, CheckpointerActor, Arc::clone(&context), cell.clone()).await?;
+        Actor::spawn_linked(None, ControllerActor, Arc::clone(&context), cell.clone()).await?;
+        Actor::spawn_linked(None, KeysActor, Arc::clone(&context), cell.clone()).await?;
+        Actor::spawn_linked(None, ReconcilerActor, Arc::clone(&context), cell).await?;
+        myself.send_interval(LOOK_INTERVAL, || NodeMessage::Look);
+        Ok(NodeState { context, observer, tasks, shards: BTreeMap::new() })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<NodeMessage>,
-        NodeMessage::StartShards(topology): NodeMessage,
-        state: &mut NodeArguments,
+        message: NodeMessage,
+        state: &mut NodeState,
     ) -> Result<(), ActorProcessingErr> {
-        for shard in topology.shards() {
-            let is_ours = topology.replica_of(state.context.local(), shard).is_some();
-            if !is_ours || state.context.shards.get(shard).is_some() {
-                continue;
+        if state.context.stopping.is_cancelled() {
+            return Ok(());
+        }
+        let done = match message {
+            NodeMessage::Look => state.look(&myself).await,
+            NodeMessage::StartMeta(incarnation) => state.start_meta(incarnation).await,
+            NodeMessage::Reseed(group) => {
+                state.stop(&myself, group).await;
+                state.begin_anew(group);
+                Ok(())
             }
-            if let Err(failure) = state.start_shard(&myself, &topology, shard).await {
-                state.context.fail(failure);
-                return Ok(());
-            }
+        };
+        if let Err(failure) = done {
+            state.context.fail(failure);
         }
         Ok(())
     }
@@ -82,15 +116,15 @@ impl Actor for NodeActor {
         &self,
         _myself: ActorRef<NodeMessage>,
         event: SupervisionEvent,
-        state: &mut NodeArguments,
+        state: &mut NodeState,
     ) -> Result<(), ActorProcessingErr> {
         let name = match &event {
             SupervisionEvent::ActorFailed(_, error) => {
                 tracing::error!(%error, "an actor died");
-                "shard, pulse, controller, checkpointer or keys"
+                "shard, pulse, controller, reconciler, checkpointer or keys"
             }
             SupervisionEvent::ActorTerminated(..) => {
-                "shard, pulse, controller, checkpointer or keys"
+                "shard, pulse, controller, reconciler, checkpointer or keys"
             }
             _ => return Ok(()),
         };
@@ -99,31 +133,146 @@ impl Actor for NodeActor {
     }
 }
 
-impl NodeArguments {
+impl NodeState {
+    /// Brings this node's replicas to where the registry wants them.
+    async fn look(&mut self, myself: &ActorRef<NodeMessage>) -> Result<(), NodeFailure> {
+        let Some(topology) = self.context.topology() else { return Ok(()) };
+        if !topology.member(self.context.local()).is_some_and(|member| member.admitted) {
+            // Its disk is not known: what it says today it may have forgotten tomorrow.
+            return Ok(());
+        }
+        let is_current = self.context.group(META).is_some_and(|meta| meta.is_current());
+        let groups = topology.shards().map(|shard| (group_of(shard), Some(shard)));
+        for (group, shard) in std::iter::once((META, None)).chain(groups) {
+            let residence = self.residence(&topology, group, is_current);
+            match (residence.next(), shard) {
+                (Move::Stay, _) => {}
+                (Move::Start(incarnation), Some(shard)) => {
+                    self.start_shard(myself, &topology, shard, incarnation).await?;
+                }
+                (Move::Start(incarnation), None) => self.start_meta(incarnation).await?,
+                (Move::Drop, _) => {
+                    self.stop(myself, group).await;
+                    self.drop_data(group).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn residence(&self, topology: &Topology, group: GroupId, is_current: bool) -> Residence {
+        let context = &self.context;
+        let damaged = context.damaged.lock().get(&group).copied();
+        let held = GroupLog::held_incarnation(context.storages.log.as_ref(), group);
+        let placement = topology.placement_of(group);
+        Residence {
+            wanted: placement.and_then(|placement| placement.replica_of(context.local())),
+            changes: placement.map_or(0, |placement| placement.changes),
+            is_current,
+            running: context.group(group).map(|group| group.incarnation()),
+            held: damaged.or(held.ok().flatten()),
+            is_damaged: damaged.is_some(),
+        }
+    }
+
+    async fn start_meta(&mut self, incarnation: u32) -> Result<(), NodeFailure> {
+        let context = &self.context;
+        let damaged = context.damaged.lock().get(&META).copied();
+        let running = context.group(META);
+        let held = running.as_ref().map(|group| group.incarnation()).or(damaged);
+        if held.is_some_and(|held| held >= incarnation) {
+            return Ok(());
+        }
+        // The registry says that what is here is no replica of meta any more.
+        if let Some(running) = running {
+            context.groups.write().remove(&META);
+            running.stop().await;
+        }
+        if held.is_some() && !self.drop_data(META).await {
+            return Ok(());
+        }
+        start_meta(&self.context, &self.tasks, incarnation).await
+    }
+
+    /// Stops the replica of `group`, if one runs.
+    async fn stop(&mut self, myself: &ActorRef<NodeMessage>, group: GroupId) {
+        let Some(running) = self.context.groups.write().remove(&group) else { return };
+        tracing::info!(group = group.0, incarnation = running.incarnation(), "stopping a replica");
+        let shard = self.shards.keys().copied().find(|shard| group_of(*shard) == group);
+        if let Some(shard) = shard {
+            self.context.shards.remove(shard);
+        }
+        running.stop().await;
+        if let Some(actor) = shard.and_then(|shard| self.shards.remove(&shard)) {
+            // It ends because it should: that is no failure of the node.
+            actor.get_cell().unlink(myself.get_cell());
+            actor.stop(None);
+        }
+    }
+
+    /// Drops what the disk holds of a stopped replica; whether that worked.
+    async fn drop_data(&mut self, group: GroupId) -> bool {
+        match self.context.drop_group(group).await {
+            Ok(()) => {
+                self.context.damaged.lock().remove(&group);
+                tracing::info!(group = group.0, "dropped what this node held of a group");
+                true
+            }
+            Err(error) => {
+                tracing::error!(group = group.0, %error, "cannot drop a group, trying again");
+                false
+            }
+        }
+    }
+
+    /// Asks the registry for leave to begin anew, until it is known.
+    fn begin_anew(&self, group: GroupId) {
+        let context = &self.context;
+        let held = GroupLog::held_incarnation(context.storages.log.as_ref(), group);
+        let topology = context.topology();
+        let placement = topology.as_ref().and_then(|topology| topology.placement_of(group));
+        let wanted = placement.and_then(|placement| placement.replica_of(context.local()));
+        let wanted = wanted.map_or(0, |replica| replica.incarnation);
+        let incarnation = held.ok().flatten().unwrap_or(wanted);
+        if context.damaged.lock().insert(group, incarnation).is_none() {
+            let context = Arc::clone(context);
+            self.tasks.spawn(async move { ask_leave(&context, group, incarnation).await });
+        }
+    }
+
     async fn start_shard(
-        &self,
+        &mut self,
         myself: &ActorRef<NodeMessage>,
         topology: &Topology,
         shard: ShardId,
+        incarnation: u32,
     ) -> Result<(), NodeFailure> {
-        let context = &self.context;
+        let context = Arc::clone(&self.context);
         let kind = GroupKind::Shard {
             shard,
             limits: topology.settings.limits,
             observer: Arc::clone(&self.observer),
         };
-        let group = context.start_group(group_of(shard), kind).await?;
-        let time = Arc::new(ShardTime::new(Arc::clone(context)));
+        let group = match context.start_group(group_of(shard), kind, incarnation).await {
+            Ok(group) => group,
+            Err(OpenError::Damaged(reason)) => {
+                context.reseed(group_of(shard), &reason);
+                return Ok(());
+            }
+            Err(OpenError::Failed(failure)) => return Err(failure),
+        };
+        let time = Arc::new(ShardTime::new(Arc::clone(&context)));
         let arguments = ShardArguments { shard, group: Arc::clone(&group), time };
         let spawned = Actor::spawn_linked(None, ShardActor, arguments, myself.get_cell()).await;
         let (actor, _) = spawned.map_err(|error| NodeFailure::GroupUnusable {
             group: group.id.0,
             reason: error.to_string().into(),
         })?;
-        let port = RaftShard::new(shard, Arc::clone(context), Arc::clone(&group), actor);
+        self.shards.insert(shard, actor.clone());
+        let port = RaftShard::new(shard, Arc::clone(&context), Arc::clone(&group), actor);
         context.shards.insert(ShardHandle::new(Arc::new(port)));
         self.tasks.spawn(watch(
-            Arc::clone(context),
+            Arc::clone(&context),
             Arc::clone(&group),
             Some((shard, Arc::clone(&self.observer))),
         ));
@@ -138,9 +287,58 @@ impl NodeArguments {
             formation::initialize(&group, voters.collect::<BTreeSet<_>>()).await;
         }
         if !group.log.is_pristine() {
-            self.tasks.spawn(election::after_start(Arc::clone(context), group));
+            self.tasks.spawn(election::after_start(context, group));
         }
         Ok(())
+    }
+}
+
+/// Starts the meta group.
+pub(crate) async fn start_meta(
+    context: &Arc<Context>,
+    tasks: &TaskTracker,
+    incarnation: u32,
+) -> Result<(), NodeFailure> {
+    let kind = GroupKind::Meta(context.topology.clone());
+    let meta = match context.start_group(META, kind, incarnation).await {
+        Ok(meta) => meta,
+        Err(OpenError::Damaged(reason)) => {
+            context.reseed(META, &reason);
+            return Ok(());
+        }
+        Err(OpenError::Failed(failure)) => return Err(failure),
+    };
+    tasks.spawn(watch(Arc::clone(context), Arc::clone(&meta), None));
+    if !meta.log.is_pristine() {
+        tasks.spawn(election::after_start(Arc::clone(context), meta));
+    }
+    Ok(())
+}
+
+/// Asks until the registry has answered: a damaged replica begins anew only with its leave.
+async fn ask_leave(context: &Arc<Context>, group: GroupId, incarnation: u32) {
+    /// The pause between two questions.
+    const PAUSE: Duration = Duration::from_secs(1);
+    /// How long one question may take.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let node = context.local();
+    while !context.stopping.is_cancelled() && context.damaged.lock().contains_key(&group) {
+        let command = MetaCommand::Reseed { node, group, incarnation };
+        match registry::tell(context, &command, Instant::now() + PATIENCE).await {
+            Told::Applied(MetaOutcome::Done) if group == META => {
+                formation::find_meta(context).await;
+            }
+            Told::Applied(MetaOutcome::WouldLoseMajority(_)) => tracing::error!(
+                group = group.0,
+                "a damaged replica cannot begin anew: too few sound ones are left; repair those first"
+            ),
+            _ => {}
+        }
+        tokio::select! {
+            biased; // a stopping node asks nothing
+            () = context.stopping.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
     }
 }
 
@@ -160,6 +358,9 @@ pub(crate) async fn watch(
             observer.leadership(*shard, leadership);
         })
         .await;
+    if group.is_stopped() {
+        return;
+    }
     // Raft stops by itself only on a fatal error. After a disk's error the node stays, red, and
     // routes its clients to others; anything else is a broken invariant.
     if !fail_safe::look(&context) {

@@ -14,6 +14,7 @@ use crate::{
     features::{self, Feature},
     metrics,
     node_wire::{self, Beat},
+    raft::node_of,
     shard_handle::Role,
 };
 
@@ -114,9 +115,10 @@ pub(crate) fn take_peer_event(context: &Arc<Context>, event: PeerEvent) {
             let context = Arc::clone(context);
             tokio::spawn(async move {
                 for group in context.all_groups() {
-                    let raft_id = context.raft_id_of(node, group.id);
+                    let members = group.raft.voter_ids().chain(group.raft.learner_ids());
+                    let there: Vec<u64> = members.filter(|id| node_of(*id) == node).collect();
                     // Replication to the node pauses no longer than it has to.
-                    let _ = group.raft.trigger().reset_backoff([raft_id]).await;
+                    let _ = group.raft.trigger().reset_backoff(there).await;
                 }
             });
         }

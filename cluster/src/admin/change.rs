@@ -1,21 +1,14 @@
 //! Brings an operator's change to the meta leader.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use heliograph_transport::Lane;
-use serde_bytes::ByteBuf;
 use tokio::time::Instant;
 
-use super::{
-    AdminCommand, AdminError, AdminOutcome,
-    wire::{self, AdminAnswer, AdminRequest},
-};
+use super::{AdminCommand, AdminError, AdminOutcome};
 use crate::{
-    ProposeError,
-    context::{Context, META},
-    meta::{MetaCommand, MetaOutcome},
-    raft::EntryAnswer,
+    context::Context,
+    meta::MetaOutcome,
+    registry::{self, Told},
 };
 
 /// The pause before the meta leader is looked for again: an election takes a few of them.
@@ -27,7 +20,7 @@ const ZONE_BYTES_MAX: usize = 64;
 
 /// Brings `command` to the meta leader and answers what came of it.
 pub(super) async fn change(
-    context: &Context,
+    context: &Arc<Context>,
     command: AdminCommand,
     deadline: Instant,
 ) -> Result<AdminOutcome, AdminError> {
@@ -35,15 +28,15 @@ pub(super) async fn change(
     let topology = context.topology().ok_or(AdminError::NotFormed)?;
     let entropy = context.surroundings.entropy.as_ref();
     let (command, outcome) = command.prepare(&topology, entropy);
-    let bytes = command.encode();
     loop {
-        match propose(context, bytes.clone(), deadline).await? {
-            Some(MetaOutcome::Done) => return Ok(outcome),
-            Some(refused) => return Err(refusal(refused)),
-            None if Instant::now() + LEADER_PAUSE < deadline => {
+        match registry::tell(context, &command, deadline).await {
+            Told::Applied(MetaOutcome::Done) => return Ok(outcome),
+            Told::Applied(refused) => return Err(refusal(refused)),
+            Told::NotDone if Instant::now() + LEADER_PAUSE < deadline => {
                 tokio::time::sleep(LEADER_PAUSE).await;
             }
-            None => return Err(AdminError::NoLeader),
+            Told::NotDone => return Err(AdminError::NoLeader),
+            Told::Unknown => return Err(AdminError::Unknown),
         }
     }
 }
@@ -66,44 +59,6 @@ fn check(command: &AdminCommand) -> Result<(), AdminError> {
         return Err(AdminError::Zone);
     }
     Ok(())
-}
-
-/// Proposes once, here or at the meta leader; none when it is certain that nothing was done.
-async fn propose(
-    context: &Context,
-    command: Bytes,
-    deadline: Instant,
-) -> Result<Option<MetaOutcome>, AdminError> {
-    let leader = context.group(META).and_then(|meta| meta.leads().leader);
-    let answer = match leader {
-        None => return Ok(None),
-        Some(leader) if leader == context.local() => propose_here(context, command).await,
-        Some(leader) => {
-            let request = wire::encode(&AdminRequest::Propose(ByteBuf::from(command.to_vec())));
-            match context.network.call(leader, Lane::Urgent, request, deadline).await {
-                Ok(answer) => wire::decode(&answer),
-                Err(error) if error.is_unsent() => return Ok(None),
-                Err(_) => None,
-            }
-        }
-    };
-    match answer {
-        Some(AdminAnswer::Outcome(outcome)) => Ok(Some(outcome)),
-        Some(AdminAnswer::NotLeader) => Ok(None),
-        _ => Err(AdminError::Unknown),
-    }
-}
-
-/// Proposes on this node; none when the outcome is unknown.
-pub(super) async fn propose_here(context: &Context, command: Bytes) -> Option<AdminAnswer> {
-    // Bytes that are no command never enter the log.
-    MetaCommand::decode(&command)?;
-    let Some(meta) = context.group(META) else { return Some(AdminAnswer::NotLeader) };
-    match meta.write(command).await {
-        Ok(EntryAnswer::Meta(outcome)) => Some(AdminAnswer::Outcome(outcome)),
-        Err(ProposeError::NotLeader { .. }) => Some(AdminAnswer::NotLeader),
-        _ => None,
-    }
 }
 
 fn refusal(outcome: MetaOutcome) -> AdminError {

@@ -1,14 +1,11 @@
 //! What operators may change.
 
-use std::fmt;
-
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use heliograph_transport::NodeId;
 
-use crate::{member::MemberState, meta::MetaCommand, surroundings::Entropy, topology::Topology};
-
-/// What every join token begins with: whoever finds one knows what it is.
-const TOKEN_PREFIX: &str = "hgj1_";
+use crate::{
+    join_token::JoinToken, member::MemberState, meta::MetaCommand, surroundings::Entropy,
+    topology::Topology,
+};
 
 /// A change that an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,33 +53,6 @@ pub enum AdminOutcome {
     Begun,
     /// Done; the node must bring this token. It is shown once.
     Token(JoinToken),
-}
-
-/// A one-use token with which a node joins. The registry keeps its hash alone. Never logged.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JoinToken(String);
-
-impl fmt::Debug for JoinToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JoinToken(…)")
-    }
-}
-
-impl JoinToken {
-    /// The text, to be shown once.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    fn new(entropy: &dyn Entropy) -> Self {
-        let mut secret = [0; 32];
-        entropy.fill(&mut secret);
-        Self(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret)))
-    }
-
-    fn hash(&self) -> [u8; 32] {
-        *blake3::hash(self.0.as_bytes()).as_bytes()
-    }
 }
 
 impl AdminCommand {

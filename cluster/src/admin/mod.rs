@@ -21,7 +21,7 @@ use bytes::Bytes;
 use heliograph_transport::BoxFuture;
 use tokio::time::Instant;
 
-pub use command::{AdminCommand, AdminOutcome, JoinToken};
+pub use command::{AdminCommand, AdminOutcome};
 pub use copy::GroupCopy;
 pub use error::AdminError;
 pub use types::*;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterStatus, GroupCopy,
-    change::{change, propose_here},
+    change::change,
     compose::{Heard, Known, compose},
     copy,
     report::report,
@@ -93,7 +93,6 @@ async fn ask(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeR
 pub(crate) async fn answer(context: Arc<Context>, body: Bytes, deadline: Instant) -> Option<Bytes> {
     let answer = match wire::decode(&body)? {
         AdminRequest::Report => AdminAnswer::Report(report(&context).await),
-        AdminRequest::Propose(command) => propose_here(&context, command.into_vec().into()).await?,
         AdminRequest::Copy { group } => copy::copy_here(&context, group, deadline).await?,
         AdminRequest::Piece { copy, offset } => copy::piece_here(&context, &copy, offset).await,
     };

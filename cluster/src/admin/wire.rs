@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use super::{copy::GroupCopy, types::DiskUse};
-use crate::{envelope, meta::MetaOutcome};
+use crate::envelope;
 
 /// The version of these messages.
 const VERSION: u8 = 1;
@@ -18,8 +18,6 @@ const VERSION: u8 = 1;
 pub(crate) enum AdminRequest {
     /// How do you do?
     Report,
-    /// Put this command into the meta group's log. To its leader.
-    Propose(ByteBuf),
     /// Write a copy of this group. To its leader.
     Copy {
         /// Which.
@@ -39,8 +37,6 @@ pub(crate) enum AdminRequest {
 pub(crate) enum AdminAnswer {
     /// To [`AdminRequest::Report`].
     Report(NodeReport),
-    /// To [`AdminRequest::Propose`]: it is applied, with this outcome.
-    Outcome(MetaOutcome),
     /// Nothing was done, another node leads.
     NotLeader,
     /// To [`AdminRequest::Copy`]: it is written.

@@ -228,7 +228,7 @@ impl Plan {
         drop(rows);
         storages.snapshots.write(&state, frozen).map_err(failed_with(group))?;
         let leader = placement.target.first().map_or(0, |first| raft_id(first.node, 0));
-        let log = GroupLog::new(Arc::clone(&storages.log), group);
+        let log = GroupLog::new(Arc::clone(&storages.log), group, 0);
         log.begin_at(leader, &place).await.map_err(|error| storage(group, error))
     }
 }

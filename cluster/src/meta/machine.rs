@@ -149,7 +149,8 @@ impl Topology {
             return Err(MetaOutcome::Incarnation(member.incarnation));
         }
         if member.admitted {
-            if disk.is_some() && member.disk.is_some() && disk != member.disk {
+            // Whoever was admitted brings its disk: an empty one is none.
+            if disk != member.disk {
                 return Err(MetaOutcome::OtherDisk);
             }
         } else {
@@ -161,7 +162,7 @@ impl Topology {
                 _ => {}
             }
         }
-        member.disk = disk.or(member.disk);
+        member.disk = disk;
         member.token = None;
         member.admitted = true;
         if member.state == MemberState::Invited {

@@ -97,6 +97,8 @@ pub(crate) struct GroupCore {
     inner: Mutex<Inner>,
     applied_term: watch::Sender<u64>,
     time_ms: AtomicU64,
+    /// Held by whatever writes the group's files; false once the replica is retired.
+    working: tokio::sync::Mutex<bool>,
 }
 
 impl std::fmt::Debug for GroupCore {
@@ -141,6 +143,7 @@ impl GroupCore {
             inner: Mutex::new(Inner { machine, applied }),
             applied_term: watch::Sender::new(0),
             time_ms: AtomicU64::new(0),
+            working: tokio::sync::Mutex::new(true),
         };
         core.publish(&core.inner.lock());
         Ok(core)
@@ -251,8 +254,24 @@ impl GroupCore {
         Ok(rows.freeze())
     }
 
+    /// The right to write the group's files; `None` once the replica is retired.
+    pub(crate) async fn working(&self) -> Option<tokio::sync::MutexGuard<'_, bool>> {
+        Some(self.working.lock().await).filter(|is_working| **is_working)
+    }
+
+    /// Waits for what is being written and lets nothing be written any more: the replica's data is
+    /// about to be dropped.
+    pub(crate) async fn retire(&self) {
+        *self.working.lock().await = false;
+    }
+
     /// Writes what changed since the last checkpoint to disk.
     pub(crate) async fn checkpoint(&self) -> Result<(), Error> {
+        // While a snapshot is written nothing can be frozen.
+        let working = self.working.try_lock().ok().filter(|is_working| **is_working);
+        if working.is_none() {
+            return Ok(());
+        }
         let Some(frozen) = self.freeze()? else { return Ok(()) };
         // Or a power cut would leave rows of entries that the log has lost.
         self.log.durable().await?;
@@ -265,6 +284,7 @@ impl GroupCore {
         /// How long to wait before asking again whether a checkpoint under way has ended; a
         /// checkpoint takes tens of milliseconds.
         const PAUSE: Duration = Duration::from_millis(20);
+        let _working = self.working().await.ok_or_else(retired)?;
         let frozen = loop {
             if let Some(frozen) = self.freeze().map_err(io::Error::other)? {
                 break frozen;
@@ -281,6 +301,7 @@ impl GroupCore {
     /// Replaces the state by a received snapshot.
     pub(crate) async fn install_snapshot(&self, info: SnapshotInfo) -> Result<(), io::Error> {
         let applied = Applied::decode(&info.applied)?;
+        let _working = self.working().await.ok_or_else(retired)?;
         if let Some(log_id) = &applied.log_id {
             // The snapshot file is durable. So is, from here on, that the log begins behind it: a
             // power cut must not leave rows past the end of the log.
@@ -295,6 +316,10 @@ impl GroupCore {
         self.publish(&inner);
         Ok(())
     }
+}
+
+fn retired() -> io::Error {
+    io::Error::other("this replica is retired: its data is being dropped")
 }
 
 fn unknown_entry() -> io::Error {

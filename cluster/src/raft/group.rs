@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use heliograph_storage::{GroupId, SnapshotReceiver, SnapshotStore};
+use heliograph_transport::NodeId;
 use openraft::{Instant, Raft, async_runtime::WatchReceiver, raft::TransferLeaderRequest};
 use parking_lot::Mutex;
 
@@ -21,7 +22,7 @@ use super::{
     offload::offload,
     rpc::{self, RpcKind, SnapshotBegin, SnapshotChunk, SnapshotEnd, SnapshotOffset},
     state_adapter::GroupStateMachine,
-    types::{EntryAnswer, EntryData, TypeConfig, node_of},
+    types::{EntryAnswer, EntryData, TypeConfig, incarnation_of, node_of},
 };
 use crate::{
     shard_handle::{Leadership, ProposeError, Role},
@@ -52,6 +53,7 @@ pub(crate) struct RaftGroup {
     ended_term: AtomicU64,
     /// This node's disk failed: the replica is of no more use.
     is_retired: AtomicBool,
+    is_stopped: AtomicBool,
 }
 
 impl RaftGroup {
@@ -78,7 +80,43 @@ impl RaftGroup {
             leadership: watch::Sender::new(Leadership::default()),
             ended_term: AtomicU64::new(0),
             is_retired: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
         }))
+    }
+
+    /// Which of the node's replicas of this group it is.
+    pub(crate) fn incarnation(&self) -> u32 {
+        incarnation_of(*self.raft.node_id())
+    }
+
+    /// Stops Raft and everything that writes for this replica, for good.
+    pub(crate) async fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = self.id.0, %error, "raft did not stop cleanly");
+        }
+        *self.incoming.lock() = None;
+        self.core.retire().await;
+    }
+
+    /// Whether it was told to stop.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// The Raft id under which `node` votes in the membership in force.
+    pub(crate) fn voter_on(&self, node: NodeId) -> Option<u64> {
+        self.raft.voter_ids().find(|id| node_of(*id) == node)
+    }
+
+    /// Whether what is applied here is all that was committed when the leader last spoke: older
+    /// states of the group's past are over.
+    pub(crate) fn is_current(&self) -> bool {
+        if self.leads().role == Role::Acting {
+            return true;
+        }
+        let committed = self.raft.data_metrics().borrow_watched().cluster_committed;
+        committed.is_some_and(|committed| self.core.applied().index() >= committed.index)
     }
 
     /// Who leads now.
@@ -252,10 +290,12 @@ impl RaftGroup {
         if incoming.applied != end.applied {
             return None;
         }
+        let working = self.core.working().await?;
         let info = offload(move || incoming.receiver.finish()).await.inspect_err(|error| {
             tracing::warn!(group = self.id.0, %error, "a received snapshot is unusable");
         });
         let info = info.ok()?;
+        drop(working);
         let meta = super::core::Applied::decode(&info.applied).ok()?.snapshot_meta();
         let snapshot = openraft::Snapshot { meta, snapshot: info };
         let answer = self.raft.install_full_snapshot(end.vote, snapshot).await.ok()?;

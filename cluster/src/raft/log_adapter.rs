@@ -2,6 +2,9 @@
 //!
 //! A payload on disk is: nothing for a blank entry; the command batch itself (its first byte is the
 //! batch version, below 0x80); or [`MEMBERSHIP_TAG`] and the membership as MessagePack.
+//!
+//! A vote on disk is its MessagePack, and for a replica that is not as formed the pair of it and the
+//! replica's incarnation: that tells whose log this is. Raft saves a vote before it takes any entry.
 
 use std::{
     fmt::Debug,
@@ -36,6 +39,7 @@ const READ_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) struct GroupLog {
     store: Arc<dyn LogStore>,
     group: GroupId,
+    incarnation: u32,
     appended_bytes: Arc<AtomicU64>,
 }
 
@@ -46,8 +50,27 @@ impl Debug for GroupLog {
 }
 
 impl GroupLog {
-    pub(crate) fn new(store: Arc<dyn LogStore>, group: GroupId) -> Self {
-        Self { store, group, appended_bytes: Arc::default() }
+    pub(crate) fn new(store: Arc<dyn LogStore>, group: GroupId, incarnation: u32) -> Self {
+        Self { store, group, incarnation, appended_bytes: Arc::default() }
+    }
+
+    /// What `store` holds of `group`, as the replica that wrote it.
+    pub(crate) fn held(store: Arc<dyn LogStore>, group: GroupId) -> Result<Self, io::Error> {
+        let incarnation = Self::held_incarnation(store.as_ref(), group)?.unwrap_or(0);
+        Ok(Self::new(store, group, incarnation))
+    }
+
+    /// The incarnation of the replica that wrote what `store` holds of `group`; `None` for a
+    /// pristine one.
+    pub(crate) fn held_incarnation(
+        store: &dyn LogStore,
+        group: GroupId,
+    ) -> Result<Option<u32>, io::Error> {
+        let held = store.group(group);
+        match held.vote {
+            Some(bytes) => Ok(Some(decode_vote(&bytes)?.1)),
+            None => Ok(held.last.map(|_| 0)),
+        }
     }
 
     /// Bytes of payload appended since this handle's group was opened.
@@ -160,6 +183,21 @@ pub(crate) fn position(log_id: &LogId) -> Position {
     Position { term: *log_id.leader_id, index: log_id.index }
 }
 
+fn encode_vote(vote: &Vote, incarnation: u32) -> Result<Bytes, io::Error> {
+    let bytes = match incarnation {
+        0 => rmp_serde::to_vec(vote),
+        _ => rmp_serde::to_vec(&(vote, incarnation)),
+    };
+    bytes.map(Bytes::from).map_err(io::Error::other)
+}
+
+fn decode_vote(bytes: &[u8]) -> Result<(Vote, u32), io::Error> {
+    match rmp_serde::from_slice(bytes) {
+        Ok(vote) => Ok((vote, 0)),
+        Err(_) => rmp_serde::from_slice(bytes).map_err(io::Error::other),
+    }
+}
+
 pub(super) fn encode_payload(payload: Payload) -> Result<Bytes, io::Error> {
     match payload {
         EntryPayload::Blank => Ok(Bytes::new()),
@@ -251,7 +289,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
         let vote = self.store.group(self.group).vote;
-        vote.map(|bytes| rmp_serde::from_slice(&bytes).map_err(io::Error::other)).transpose()
+        vote.map(|bytes| Ok(decode_vote(&bytes)?.0)).transpose()
     }
 }
 
@@ -271,8 +309,8 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let bytes = rmp_serde::to_vec(vote).map_err(io::Error::other)?;
-        let saved = self.durably(|store, done| store.save_vote(self.group, bytes.into(), done));
+        let bytes = encode_vote(vote, self.incarnation)?;
+        let saved = self.durably(|store, done| store.save_vote(self.group, bytes, done));
         saved.await.map_err(io_error)
     }
 
@@ -305,5 +343,20 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         self.purge_upto(&log_id).await.map_err(io_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vote_tells_whose_it_is() {
+        let vote = Vote::new(3, 1 << 32);
+        let plain = encode_vote(&vote, 0).unwrap();
+        assert_eq!(plain.as_ref(), rmp_serde::to_vec(&vote).unwrap(), "as version 1 wrote");
+        assert_eq!(decode_vote(&plain).unwrap(), (vote, 0));
+        assert_eq!(decode_vote(&encode_vote(&vote, 7).unwrap()).unwrap(), (vote, 7));
+        assert!(decode_vote(&[0xC1]).is_err());
     }
 }

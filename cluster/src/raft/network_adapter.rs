@@ -16,10 +16,11 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     offload::offload,
     rpc::{
-        self, AppendAnswer, AppendRequest, RpcKind, SnapshotAnswer, SnapshotBegin, SnapshotChunk,
-        SnapshotEnd, SnapshotOffset, TransferAnswer, TransferRequest, VoteAnswer, VoteRequest,
+        self, AppendAnswer, AppendRequest, Asked, RpcKind, SnapshotAnswer, SnapshotBegin,
+        SnapshotChunk, SnapshotEnd, SnapshotOffset, TransferAnswer, TransferRequest, VoteAnswer,
+        VoteRequest,
     },
-    types::{CommittedLeaderId, TypeConfig, Vote, node_of},
+    types::{CommittedLeaderId, TypeConfig, Vote, incarnation_of, node_of},
 };
 
 /// Bytes of a snapshot in one call. 512 KiB: an eighth of a frame; at 10 MB/s a chunk takes 50 ms,
@@ -42,7 +43,11 @@ impl RaftNetworkFactory<TypeConfig> for GroupNetworkFactory {
     type Network = GroupClient;
 
     async fn new_client(&mut self, target: u64, _node: &openraft::EmptyNode) -> GroupClient {
-        GroupClient { factory: self.clone(), target: node_of(target) }
+        GroupClient {
+            factory: self.clone(),
+            target: node_of(target),
+            incarnation: incarnation_of(target),
+        }
     }
 }
 
@@ -50,6 +55,7 @@ impl RaftNetworkFactory<TypeConfig> for GroupNetworkFactory {
 pub(crate) struct GroupClient {
     factory: GroupNetworkFactory,
     target: NodeId,
+    incarnation: u32,
 }
 
 type GroupSnapshot = Snapshot<CommittedLeaderId, u64, openraft::EmptyNode, SnapshotInfo>;
@@ -85,7 +91,8 @@ impl GroupClient {
         size_hint: usize,
         ttl: Duration,
     ) -> Result<A, RPCError<TypeConfig>> {
-        let request = rpc::encode_request(kind, self.factory.group, request, size_hint);
+        let asked = Asked { group: self.factory.group, incarnation: self.incarnation };
+        let request = rpc::encode_request(kind, asked, request, size_hint);
         let deadline = Instant::now() + ttl;
         let answer = self.factory.network.call(self.target, lane, request, deadline).await;
         let answer = answer.map_err(|error| rpc_error(&error))?;

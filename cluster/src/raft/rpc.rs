@@ -1,7 +1,8 @@
 //! Raft's calls between nodes.
 //!
-//! A request is: envelope byte, kind byte, group (u32 BE), then the request as positional
-//! MessagePack. The answer is MessagePack alone.
+//! A request is: envelope byte, head, then the request as positional MessagePack. The head names the
+//! replica that is asked: kind byte, group (u32 BE) for one of incarnation 0, which is how version
+//! 1 spoke; or [`HEAD_TWO`], kind, group, incarnation (u32 BE). The answer is MessagePack alone.
 
 use bytes::{Buf, BufMut, Bytes};
 use heliograph_storage::GroupId;
@@ -9,6 +10,18 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::types::{TypeConfig, Vote};
 use crate::envelope;
+
+/// Begins a head that carries an incarnation; no kind has this code.
+const HEAD_TWO: u8 = 0x82;
+
+/// The replica that is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) group: GroupId,
+    /// A node refuses what is not for the replica it runs: a replica that began anew and its dead
+    /// former self must not count twice.
+    pub(crate) incarnation: u32,
+}
 
 /// What a peer asks of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,25 +103,34 @@ pub(crate) type SnapshotAnswer = openraft::raft::SnapshotResponse<TypeConfig>;
 /// Encodes a request; `size_hint` spares the growing of large ones.
 pub(crate) fn encode_request(
     kind: RpcKind,
-    group: GroupId,
+    asked: Asked,
     request: &impl Serialize,
     size_hint: usize,
 ) -> Bytes {
-    let mut writer = envelope::writer(envelope::RAFT, size_hint + 5);
-    writer.get_mut().put_u8(kind.code());
-    writer.get_mut().put_u32(group.0);
+    let mut writer = envelope::writer(envelope::RAFT, size_hint + 10);
+    let head = writer.get_mut();
+    if asked.incarnation > 0 {
+        head.put_u8(HEAD_TWO);
+    }
+    head.put_u8(kind.code());
+    head.put_u32(asked.group.0);
+    if asked.incarnation > 0 {
+        head.put_u32(asked.incarnation);
+    }
     rmp_serde::encode::write(&mut writer, request).expect("plain data encodes into memory");
     writer.into_inner().freeze()
 }
 
 /// Splits a request whose envelope is already off; `None` for bytes this build does not know.
-pub(crate) fn decode_head(mut body: Bytes) -> Option<(RpcKind, GroupId, Bytes)> {
-    if body.len() < 5 {
-        return None;
+pub(crate) fn decode_head(mut body: Bytes) -> Option<(RpcKind, Asked, Bytes)> {
+    let has_incarnation = body.first() == Some(&HEAD_TWO);
+    if has_incarnation {
+        body.advance(1);
     }
-    let kind = RpcKind::from_code(body.get_u8())?;
-    let group = GroupId(body.get_u32());
-    Some((kind, group, body))
+    let kind = RpcKind::from_code(body.try_get_u8().ok()?)?;
+    let group = GroupId(body.try_get_u32().ok()?);
+    let incarnation = if has_incarnation { body.try_get_u32().ok()? } else { 0 };
+    Some((kind, Asked { group, incarnation }, body))
 }
 
 /// Encodes an answer.
@@ -143,5 +165,35 @@ pub(crate) fn fuzz(body: Bytes) {
         RpcKind::SnapshotBegin => again::<SnapshotBegin>(&request),
         RpcKind::SnapshotChunk => again::<SnapshotChunk>(&request),
         RpcKind::SnapshotEnd => again::<SnapshotEnd>(&request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head_of(incarnation: u32) -> Vec<u8> {
+        let asked = Asked { group: GroupId(258), incarnation };
+        let bytes = encode_request(RpcKind::PreVote, asked, &SnapshotOffset(7), 0);
+        let (_, body) = envelope::open(bytes.clone()).unwrap();
+        let (kind, read, rest) = decode_head(body).unwrap();
+        assert_eq!((kind, read), (RpcKind::PreVote, asked));
+        assert_eq!(decode::<SnapshotOffset>(&rest).unwrap().0, 7);
+        bytes.to_vec()
+    }
+
+    #[test]
+    fn a_head_names_the_replica() {
+        assert_eq!(head_of(0), [1, 3, 0, 0, 1, 2, 7], "as version 1 spoke");
+        assert_eq!(head_of(5), [1, 0x82, 3, 0, 0, 1, 2, 0, 0, 0, 5, 7]);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_refused() {
+        for bytes in
+            [&[][..], &[1], &[1, 0, 0, 0], &[9, 0, 0, 0, 1], &[0x82], &[0x82, 1, 0, 0, 0, 1]]
+        {
+            assert!(decode_head(Bytes::copy_from_slice(bytes)).is_none(), "{bytes:?}");
+        }
     }
 }

@@ -86,7 +86,7 @@ fn adapters(
     let group = GroupId(0);
     let state = GroupState::open(state, group).unwrap();
     let kind = GroupKind::Meta(watch::Sender::new(None));
-    let log = GroupLog::new(log, group);
+    let log = GroupLog::new(log, group, 0);
     let core = GroupCore::open(kind, state, group, Arc::clone(&own), log.clone()).unwrap();
     shelf.lock().push(Arc::clone(&own));
     let inner = GroupStateMachine(Arc::new(core));

@@ -53,7 +53,7 @@ async fn write(
     let survivor = survivor.expect("plans keep what survivors hold");
     let replica = group.replicas().into_iter().find(|(holder, _)| *holder == node);
     let (_, incarnation) = replica.expect("the kept log is a voter's");
-    let log = GroupLog::new(Arc::clone(&survivor.storages.log), group.group);
+    let log = GroupLog::new(Arc::clone(&survivor.storages.log), group.group, incarnation);
     log.force(raft_id(node, incarnation), group.forced_term, payloads)
         .await
         .map_err(|error| storage_error(node, group.group, &error))

@@ -85,7 +85,8 @@ async fn look(survivor: &Survivor, group: GroupId) -> Result<Option<Holding>, Re
     let failed = |error: &dyn Display| storage_error(survivor.node, group, error);
     let Some(last) = storages.log.group(group).last else { return Ok(None) };
     let applied = applied(storages, group).map_err(|error| failed(&error))?;
-    let mut log = GroupLog::new(Arc::clone(&storages.log), group);
+    let log = GroupLog::held(Arc::clone(&storages.log), group);
+    let mut log = log.map_err(|error| failed(&error))?;
     let vote = log.read_vote().await.map_err(|error| failed(&error))?;
     let mut membership = applied.membership.membership().clone();
     let entries = log.try_get_log_entries(applied.index() + 1..).await;
@@ -118,7 +119,8 @@ async fn topology(survivor: &Survivor) -> Result<Topology, RecoveryError> {
     let state = state.map_err(|error| failed(&error))?;
     let published = watch::Sender::new(None);
     let kind = GroupKind::Meta(published.clone());
-    let mut log = GroupLog::new(Arc::clone(&storages.log), META);
+    let log = GroupLog::held(Arc::clone(&storages.log), META);
+    let mut log = log.map_err(|error| failed(&error))?;
     let core = GroupCore::open(kind, state, META, Arc::clone(&storages.snapshots), log.clone());
     let core = core.map_err(|error| failed(&error))?;
     let entries = log.try_get_log_entries(core.applied().index() + 1..).await;

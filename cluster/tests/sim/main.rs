@@ -9,6 +9,7 @@
 mod clients;
 mod faults;
 mod ledger;
+mod life;
 mod membership;
 mod world;
 

@@ -1,4 +1,4 @@
-//! Replicas that are to move: a node is lost for good.
+//! Replicas that move: nodes that are lost for good.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::{
 const SEEDS: std::ops::Range<u64> = 0..5;
 
 #[test]
-fn sim_membership_a_lost_nodes_replicas_are_wanted_elsewhere() {
+fn sim_a_lost_nodes_replicas_are_made_anew_elsewhere() {
     for_each_seed(seeds_or(SEEDS), |seed| {
         simulate(seed, |seed| async move {
             let mut world = World::start_as(seed, Shape::FIVE).await;
             let lost = usize::try_from(seed).unwrap() % world.nodes();
             world.lose(lost);
-            world.run_with_faults(Duration::from_secs(10)).await;
+            world.run_with_faults(Duration::from_secs(20)).await;
             world.heal_and_settle().await;
-            world.retargeted().await;
-            world.check_ledger();
+            world.whole_again().await;
+            world.check().await;
         });
     });
 }

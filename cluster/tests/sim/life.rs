@@ -1,0 +1,68 @@
+//! The life of a cluster: nodes come and go, lose their disks, and find damage on them.
+
+use std::time::Duration;
+
+use heliograph_cluster::{NodeFailure, model::ShardId};
+
+use crate::{for_each_seed, seeds_or, simulate, world::World};
+
+/// Few: each moves every group while nodes crash. Others with `SIM_SEEDS`.
+const SEEDS: std::ops::Range<u64> = 0..8;
+
+#[test]
+fn sim_a_fourth_node_joins_and_takes_the_place_of_one_that_leaves() {
+    for_each_seed(seeds_or(SEEDS), |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            world.grow().await;
+            world.send_away(0).await;
+            world.run_with_faults(Duration::from_secs(10)).await;
+            world.heal_and_settle().await;
+            world.forget(0).await;
+            world.whole_again().await;
+            world.check().await;
+        });
+    });
+}
+
+#[test]
+fn sim_a_lost_disk_is_refused_until_the_node_is_replaced() {
+    for_each_seed(seeds_or(SEEDS), |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            world.run_with_faults(Duration::from_secs(3)).await;
+            world.heal_and_settle().await;
+            world.crash(1);
+            world.lose_disk(1);
+            world.boot(1).await;
+            let failure = world.failure(1).await;
+            assert_eq!(failure, NodeFailure::DiskLost, "seed {seed}");
+            world.crash(1);
+            world.replace(1).await;
+            world.lose_disk(1);
+            world.boot(1).await;
+            world.all_ready().await;
+            world.whole_again().await;
+            world.check().await;
+        });
+    });
+}
+
+#[test]
+fn sim_a_damaged_replica_begins_anew() {
+    for_each_seed(seeds_or(SEEDS), |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            // Long enough for checkpoints.
+            world.run_with_faults(Duration::from_secs(6)).await;
+            world.heal_and_settle().await;
+            world.crash(2);
+            world.lose_log_of(2, ShardId(0));
+            world.boot(2).await;
+            world.all_ready().await;
+            world.renewed(ShardId(0), 2).await;
+            world.whole_again().await;
+            world.check().await;
+        });
+    });
+}
