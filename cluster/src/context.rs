@@ -202,6 +202,11 @@ impl Context {
         peers.into_iter().collect()
     }
 
+    /// Whether the cluster was formed with this node, as far as its configuration tells.
+    pub(crate) fn is_first_member(&self) -> bool {
+        self.config.members.iter().any(|member| member.id == self.local())
+    }
+
     /// How many nodes the cluster has.
     pub(crate) fn node_count(&self) -> usize {
         match self.topology() {

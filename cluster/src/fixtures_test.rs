@@ -10,9 +10,10 @@ use heliograph_transport::NodeId;
 use self::kept::Format;
 use crate::{
     delivery::wire::{self, tests as relay},
+    join_token::JoinToken,
     machine::{Command, CommandBatch},
     member::MemberState,
-    meta::MetaCommand,
+    meta::{MetaCommand, MetaOutcome},
     model::{MailboxKey, Priority, ShardId},
     neighbours::{About, Stance},
     node_wire::{self, Beat, NodeAnswer, NodeRequest, Probe},
@@ -86,11 +87,19 @@ fn beats() -> Vec<Beat> {
     vec![Beat { registry: 9, ..beat.clone() }, beat]
 }
 
+fn join_token() -> JoinToken {
+    "hgj1_q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s".parse().unwrap()
+}
+
 fn formats() -> Vec<Format> {
     let body = |bytes: Bytes| bytes.slice(1..);
     let probes = [Probe::Empty, Probe::Forming, Probe::Formed, Probe::AskerAdmitted];
     let mut answers: Vec<_> = probes.into_iter().map(NodeAnswer::Probe).collect();
-    answers.extend([NodeAnswer::Done, NodeAnswer::NotLeader(Some(NodeId(1)))]);
+    answers.extend([
+        NodeAnswer::NotLeader(Some(NodeId(1))),
+        NodeAnswer::Joined { meta: 4 },
+        NodeAnswer::Registry(MetaOutcome::NotAdmitted(NodeId(4))),
+    ]);
     let mut formats = vec![
         format("command-batch", batches(), CommandBatch::encode, |bytes| {
             CommandBatch::decode(bytes).ok()
@@ -99,7 +108,11 @@ fn formats() -> Vec<Format> {
         format("beat", beats(), move |beat| body(node_wire::encode(beat)), node_wire::decode),
         format(
             "node-request",
-            vec![NodeRequest::Probe, NodeRequest::Admit { incarnation: 5 }],
+            vec![
+                NodeRequest::Probe,
+                NodeRequest::Join { disk: [9; 16], token: Some(join_token()) },
+                NodeRequest::Registry { command: vec![2, 3] },
+            ],
             move |request| body(node_wire::encode(request)),
             node_wire::decode,
         ),

@@ -60,7 +60,14 @@ pub(crate) async fn take_place(context: &Arc<Context>) -> Result<(), NodeFailure
         }
         rounds += 1;
         if rounds.is_multiple_of(50) {
-            tracing::info!("still waiting for the other first members or for a quorum of them");
+            match context.is_first_member() {
+                true => tracing::info!(
+                    "still waiting for the other first members or for a quorum of them"
+                ),
+                false => tracing::info!(
+                    "still waiting to join: no member of the cluster takes this node; was it invited there, under this id?"
+                ),
+            }
         }
         let pause = ROUND_PAUSE.mul_f64(rng.random_range(0.5..1.5));
         tokio::select! {
@@ -80,7 +87,7 @@ async fn found_or_join(
     context: &Arc<Context>,
     meta: Option<&RaftGroup>,
 ) -> Result<(), NodeFailure> {
-    if !context.config.members.iter().any(|member| member.id == context.local()) {
+    if !context.is_first_member() {
         return join(context).await;
     }
     let (mut all_empty, mut all_unformed) = (true, true);

@@ -147,6 +147,11 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), incarnation, _lock: lock })
     }
 
+    /// Whether the directory belongs to somebody.
+    pub(crate) fn is_taken(path: &Path) -> bool {
+        path.join(IDENTITY).exists()
+    }
+
     /// Locks a directory that belongs to somebody, and answers to whom.
     ///
     /// # Errors

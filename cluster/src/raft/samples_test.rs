@@ -35,10 +35,11 @@ fn sample<T: Serialize + DeserializeOwned>(message: &T) -> Sample {
 
 fn request<T: Serialize + DeserializeOwned>(kind: RpcKind, message: &T) -> Sample {
     let again = |bytes: &[u8]| {
-        let (kind, group, body) = decode_head(Bytes::copy_from_slice(bytes))?;
-        Some(encode_request(kind, group, &decode::<T>(&body)?, 0).slice(1..))
+        let (kind, asked, body) = decode_head(Bytes::copy_from_slice(bytes))?;
+        Some(encode_request(kind, asked, &decode::<T>(&body)?, 0).slice(1..))
     };
-    Sample { written: encode_request(kind, GroupId(7), message, 0).slice(1..), again }
+    let asked = Asked { group: GroupId(7), incarnation: 1 };
+    Sample { written: encode_request(kind, asked, message, 0).slice(1..), again }
 }
 
 fn replica(node: u16) -> u64 {

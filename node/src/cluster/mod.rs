@@ -105,7 +105,10 @@ fn print_change(output: Output, node: NodeId, changed: &Changed, words: &str) {
     }
     say!("node {node} {words}");
     if let Some(token) = &changed.token {
-        say!("\nIts one-use token, which it must bring; shown this once:\n\n{token}");
+        say!("\nIts one-use token, shown this once:\n\n{token}\n");
+        say!(
+            "Write it to a file on the node, name that in `node.join-token-file`, start the node."
+        );
     }
 }
 

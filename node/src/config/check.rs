@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{ClientTls, Config, Size};
-use crate::cli::is_host;
+use crate::{cli::is_host, data_dir::DataDir};
 
 /// The most shards a cluster has (design decision 1).
 const SHARDS_MAX: u16 = 256;
@@ -57,9 +57,9 @@ pub(crate) enum CheckError {
         /// Which.
         address: String,
     },
-    /// This node is not a member.
+    /// This node is no first member, has not joined, and brings no token.
     #[error(
-        "`node.id` is {id}, which `cluster.members` does not name; add it there, on every node"
+        "`node.id` is {id}, which `cluster.members` does not name; a node that is to join needs `node.join-token-file`, with the token that `heliograph cluster join {id}` printed"
     )]
     NotMember {
         /// This node.
@@ -171,7 +171,8 @@ fn members(config: &Config) -> Result<(), CheckError> {
             return Err(CheckError::AddressTwice { address: address() });
         }
     }
-    if !ids.contains(&config.node.id) {
+    let may_join = config.node.join_token_file.is_some();
+    if !ids.contains(&config.node.id) && !may_join && !DataDir::is_taken(&config.node.data_dir) {
         return Err(CheckError::NotMember { id: config.node.id });
     }
     if !(1..=SHARDS_MAX).contains(&cluster.shards) {
@@ -261,7 +262,10 @@ fn files(config: &Config) -> Result<(), CheckError> {
         ("client.private-key-file", config.client.private_key_file.as_ref()),
     ];
     let token = ("admin.token-file", config.admin.token_file.as_ref());
-    let client = client.into_iter().chain([token]);
+    // Whoever has joined needs its token no more.
+    let join_token = config.node.join_token_file.as_ref();
+    let join_token = join_token.filter(|_| !DataDir::is_taken(&config.node.data_dir));
+    let client = client.into_iter().chain([token, ("node.join-token-file", join_token)]);
     let client = client.filter_map(|(key, path)| path.map(|path| (key, path)));
     for (key, path) in peer.into_iter().chain(client) {
         let is_file = std::fs::File::open(path)

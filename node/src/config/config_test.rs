@@ -144,6 +144,10 @@ fn values_that_cannot_work_are_refused_with_the_fix() {
     let cases = [
         (minimal().replace("0a0b0c0d0e0f", ""), "`cluster.id` must be 32 hexadecimal digits"),
         (minimal().replace("id = 2\n", "id = 4\n"), "`node.id` is 4, which `cluster.members` do"),
+        (
+            minimal().replace("id = 2\n", "id = 4\njoin-token-file = \"t\"\n"),
+            "`node.join-token-file` names t, which is not a readable file",
+        ),
         (minimal().replace("id = 2\n", "id = 0\n"), "`node.id` must be from 1 to 65535"),
         (minimal().replace("id = 3,", "id = 1,"), "names node 1 twice"),
         (minimal().replace("[fd00::3]", "a.example"), "names the address a.example:7400 twice"),

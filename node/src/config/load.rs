@@ -90,6 +90,7 @@ impl Config {
         .chain(&mut self.client.certificate_file)
         .chain(&mut self.client.private_key_file)
         .chain(&mut self.admin.token_file)
+        .chain(&mut self.node.join_token_file)
         .chain(&mut self.storage.key_dir)
     }
 }

@@ -45,10 +45,13 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct NodeSection {
-    /// Its id: one of `cluster.members`, never reused for another disk.
+    /// Its id, never reused for another disk.
     pub(crate) id: u16,
     /// Where its data lies.
     pub(crate) data_dir: PathBuf,
+    /// The file with the one-use token with which it joins, or comes back with an empty disk.
+    #[serde(default)]
+    pub(crate) join_token_file: Option<PathBuf>,
 }
 
 /// The cluster.
@@ -57,7 +60,7 @@ pub(crate) struct NodeSection {
 pub(crate) struct ClusterSection {
     /// 32 hexadecimal digits, made by `init-tls`.
     pub(crate) id: String,
-    /// The first members, all of them on every node.
+    /// The first members, all of them on every node; a node that joins finds the cluster by them.
     pub(crate) members: Vec<MemberSection>,
     /// How many shards the mailboxes are spread over; fixed when the cluster forms.
     #[serde(default = "defaults::shards")]

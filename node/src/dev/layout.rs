@@ -230,7 +230,7 @@ impl Layout {
         // An even number of replicas survives no more failures than the odd one below it.
         let replicas = if self.nodes.len() < usize::from(REPLICAS) { 1 } else { REPLICAS };
         Config {
-            node: NodeSection { id: node.id, data_dir: node.data() },
+            node: NodeSection { id: node.id, data_dir: node.data(), join_token_file: None },
             cluster: ClusterSection {
                 id: self.cluster_id.clone(),
                 members: members.collect(),

@@ -198,9 +198,9 @@ fn print_created(dir: &Path, nodes: &[NodeSpec]) {
 fn print_added(dir: &Path, nodes: &[NodeSpec]) {
     say!("Signed in {}:", dir.display());
     print_nodes(nodes);
-    say!("\nName the node in `cluster.members` of every configuration:");
+    say!("\nThen let the cluster know; other nodes' configurations stay as they are:");
     for node in nodes {
-        say!("  [[cluster.members]]\n  id = {}\n  address = \"{}\"", node.id, peer_address(node));
+        say!("  heliograph cluster join {} --address {} …", node.id, peer_address(node));
     }
 }
 

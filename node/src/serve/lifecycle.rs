@@ -135,7 +135,7 @@ async fn start(config: &Config, recorder: PrometheusHandle) -> Result<Running, F
     let network = parts::network(config, &data_dir)?;
     let (opening, dir) = (config.storage.clone(), Arc::clone(&data_dir));
     let storages = disk::when_well(config, move || parts::storages(&opening, &dir)).await?;
-    let node = Node::start(parts::cluster(config), storages, network, Surroundings::system())
+    let node = Node::start(parts::cluster(config)?, storages, network, Surroundings::system())
         .await
         .map_err(not_started)?;
     let stopping = CancellationToken::new();
@@ -297,7 +297,9 @@ fn not_started(error: StartError) -> Failure {
 
 fn failed(failure: NodeFailure) -> Failure {
     let reason = match failure {
-        NodeFailure::DiskLost | NodeFailure::FeaturesMissing { .. } => Reason::Cluster,
+        NodeFailure::DiskLost
+        | NodeFailure::JoinRefused(_)
+        | NodeFailure::FeaturesMissing { .. } => Reason::Cluster,
         _ => Reason::Failed,
     };
     Failure::new(reason, failure)

@@ -9,7 +9,7 @@ use heliograph_api::{
     server::{Pem, Security, TlsConfig},
     websocket,
 };
-use heliograph_cluster::{self as cluster, Storages, Surroundings};
+use heliograph_cluster::{self as cluster, JoinToken, Storages, Surroundings};
 use heliograph_storage::{
     FileSnapshots, Keyring, SegmentLog, SegmentLogConfig, SledConfig, SledStore, StateOpen,
     log_expectations,
@@ -31,6 +31,7 @@ use crate::{
 /// Checks the files that the configuration names, as far as that goes without serving.
 pub(crate) fn check(config: &Config) -> Result<(), Failure> {
     identity(config)?;
+    join_token(config)?;
     admin_port(config).map(drop)
 }
 
@@ -153,8 +154,24 @@ pub(super) fn network(config: &Config, dir: &DataDir) -> Result<Arc<QuicNetwork>
     })
 }
 
+/// The token with which this node joins, while there is one.
+fn join_token(config: &Config) -> Result<Option<JoinToken>, Failure> {
+    let Some(path) = &config.node.join_token_file else { return Ok(None) };
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        // It was checked that a node that has not joined yet has it.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::new(Reason::Configuration, error)),
+    };
+    text.parse()
+        .map(Some)
+        .map_err(anyhow::Error::new)
+        .with_context(|| format!("`node.join-token-file`: {}", path.display()))
+        .or_exit(Reason::Configuration)
+}
+
 /// What the cluster is told.
-pub(crate) fn cluster(config: &Config) -> cluster::Config {
+pub(crate) fn cluster(config: &Config) -> Result<cluster::Config, Failure> {
     let cluster_id = Roster::from(config).cluster_id;
     let members = config.cluster.members.iter().map(|member| cluster::FirstMember {
         id: NodeId(member.id),
@@ -165,6 +182,7 @@ pub(crate) fn cluster(config: &Config) -> cluster::Config {
     let mut cluster = cluster::Config::new(NodeId(config.node.id), cluster_id, members);
     cluster.shards = config.cluster.shards;
     cluster.replicas = config.cluster.replicas;
+    cluster.join_token = join_token(config)?;
     cluster.replace_after = config.cluster.replace_after;
     cluster.client_url.clone_from(&config.client.websocket_url);
     cluster.key_epoch = config.storage.key_epoch;
@@ -173,7 +191,7 @@ pub(crate) fn cluster(config: &Config) -> cluster::Config {
     cluster.checkpoint.age_max = config.storage.checkpoint_age;
     cluster.checkpoint.snapshot_age_max = config.storage.snapshot_age;
     cluster.checkpoint.snapshot_log_bytes = config.storage.snapshot_log_size.bytes();
-    cluster
+    Ok(cluster)
 }
 
 /// What the client port is told.
