@@ -58,6 +58,13 @@ impl Drop for Served {
     }
 }
 
+/// `kill -9`; answers when the process is gone, and its ports with it.
+fn kill(pid: u32) {
+    support::kill(pid);
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    within(60, || if process.exists() { Err(pid) } else { Ok(()) });
+}
+
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -172,12 +179,8 @@ fn nodes_join_come_back_without_their_disk_and_leave() {
     assert_eq!(pending(&here, &bob), ["m0", "m1", "m2", "m3", "m4"]);
 
     // Node 1 loses its disk: with empty hands it is refused, with a token it begins anew.
-    support::kill(nodes[0].pid);
-    within(60, || match fs::remove_dir_all(&nodes[0].data_dir) {
-        Ok(()) => Ok(()),
-        // Its last files are still being closed.
-        Err(error) => Err(error),
-    });
+    kill(nodes[0].pid);
+    fs::remove_dir_all(&nodes[0].data_dir).unwrap();
     let log = dir.path().join("log-1");
     let (code, said) = Served::start(&log, &nodes[0].config, &[]).ended();
     assert_eq!(code, Some(6), "{said}");
@@ -192,7 +195,7 @@ fn nodes_join_come_back_without_their_disk_and_leave() {
     // Node 2 leaves; nothing of it is needed any more.
     let left = operator.run(&["remove", "2", "--wait"]);
     assert!(left.status.success(), "{}", text(&left.stderr));
-    support::kill(nodes[1].pid);
+    kill(nodes[1].pid);
     operator.whole(&[1, 3, 4]);
     for node in [&first, &third, &here] {
         assert_eq!(pending(node, &bob), ["m0", "m1", "m2", "m3", "m4", "m5"]);

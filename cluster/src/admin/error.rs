@@ -7,7 +7,9 @@ use heliograph_transport::NodeId;
 #[non_exhaustive]
 pub enum AdminError {
     /// There is no cluster yet: its first members have not found together.
-    #[error("the cluster is not formed yet: start all of its first members")]
+    #[error(
+        "this node knows no formed cluster yet: start all of its first members, or wait until it has joined"
+    )]
     NotFormed,
     /// Nobody leads the registry: nothing was done.
     #[error(

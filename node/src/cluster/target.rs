@@ -83,7 +83,7 @@ impl Target {
 
     /// Asks for the status.
     pub(crate) async fn status(&self) -> Result<ClusterStatus, Failure> {
-        self.ask(is_of_connection, async |client| client.status().await).await
+        self.ask(is_unanswered, async |client| client.status().await).await
     }
 
     /// Changes what becomes of a node.
@@ -92,8 +92,7 @@ impl Target {
         node: NodeId,
         change: &NodeChange,
     ) -> Result<Changed, Failure> {
-        let is_unsent = |error: &ClientError| matches!(error, ClientError::Connect(_));
-        self.ask(is_unsent, async |client| client.change(node, change).await).await
+        self.ask(is_undone, async |client| client.change(node, change).await).await
     }
 
     /// Lets a group's leader write a copy of the group.
@@ -112,7 +111,7 @@ impl Target {
         match self.patiently(piece).await {
             Ok(piece) => Ok(Some(piece)),
             Err(ClientError::Refused(refusal)) if refusal.code == "conflict" => Ok(None),
-            Err(error) if is_of_connection(&error) => Ok(None),
+            Err(error) if is_unanswered(&error) => Ok(None),
             Err(error) => Err(self.remote(error)),
         }
     }
@@ -123,7 +122,7 @@ impl Target {
         ask: impl Fn(AdminClient) -> F,
     ) -> Result<T, ClientError> {
         loop {
-            match self.try_ask(is_of_connection, &ask).await {
+            match self.try_ask(is_unanswered, &ask).await {
                 Err(ClientError::Refused(refusal)) if refusal.code == "rate_limited" => {
                     tokio::time::sleep(refusal.retry_after.unwrap_or(RATE_PAUSE)).await;
                 }
@@ -167,8 +166,18 @@ impl Target {
 
 /// Whether the answer is missing. Where nothing is changed, another node may be asked whatever went
 /// wrong on the way.
-fn is_of_connection(error: &ClientError) -> bool {
-    matches!(error, ClientError::Connect(_) | ClientError::Lost | ClientError::Deadline)
+fn is_unanswered(error: &ClientError) -> bool {
+    matches!(error, ClientError::Lost | ClientError::Deadline) || is_undone(error)
+}
+
+/// Whether nothing was done, and another node may know more: this one does not answer, or knows no
+/// cluster or no leader yet.
+fn is_undone(error: &ClientError) -> bool {
+    match error {
+        ClientError::Connect(_) => true,
+        ClientError::Refused(refusal) => refusal.code == "not_ready",
+        _ => false,
+    }
 }
 
 /// What a running `dev` wrote.
