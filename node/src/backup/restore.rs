@@ -21,7 +21,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let config = serve::load_config(&args.config)?;
     serve::check(&config)?;
     let (manifest, store) = directory::open(&args.from, args.keys.as_deref())?;
-    let cluster = serve::cluster_config(&config);
+    let cluster = serve::cluster_config(&config)?;
     backup::check(&manifest, &cluster).map_err(failure)?;
     let dir = serve::data_dir(&config)?;
     dir.begin_restore().or_exit(Reason::DataDirectory)?;
