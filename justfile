@@ -22,3 +22,11 @@ docs:
 # Start, talk across nodes, kill one, stop, start again.
 smoke:
     .ci/smoke
+
+# A minute of faults on a real cluster; other profiles: just chaos standard --minutes 10
+chaos PROFILE="smoke" *ARGS:
+    cargo run --release -p heliograph-chaos-tests --bin chaos -- run --profile {{PROFILE}} {{ARGS}}
+
+# The simulation, for a night: a thousand seeds.
+simulate SEEDS="0..1000":
+    SIM_SEEDS={{SEEDS}} cargo test --release -p heliograph-cluster --test sim -- --nocapture

@@ -14,6 +14,8 @@ pub mod fuzz;
 mod log_store;
 mod memory_log;
 mod metrics;
+#[cfg(feature = "mutants")]
+pub mod mutant;
 mod rows;
 mod scrub;
 mod seal;

@@ -14,7 +14,7 @@ use heliograph_chaos_tests::{
     history::History,
     namespace,
     report::{About, Judged, REPORT},
-    run::{self, Order, Profile, Watcher, profile::BUILT_IN},
+    run::{self, Order, Profile, Until, Watcher, profile::BUILT_IN},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
@@ -178,7 +178,7 @@ fn order(common: &Common, bin: Option<PathBuf>, second: Option<PathBuf>) -> Resu
     profile.check()?;
     let binary = bin.map_or_else(heliograph_binary, Ok)?;
     let seed = common.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    Ok(Order { profile, seed, binary, second, environment: Vec::new() })
+    Ok(Order { profile, seed, binary, second, environment: Vec::new(), until: Until::Done })
 }
 
 async fn run_one(order: &Order, common: &Common, variant: &str) -> Result<Outcome> {
@@ -270,6 +270,7 @@ async fn mutants(bin: &Path, only: Option<&str>, common: &Common) -> Result<Outc
     let mut missed = Vec::new();
     for mutant in MUTANTS.into_iter().filter(|mutant| only.is_none_or(|only| only == *mutant)) {
         let mut order = order(common, Some(bin.to_owned()), None)?;
+        order.until = Until::Broken;
         order.environment.push((MUTANT.to_owned(), mutant.to_owned()));
         let outcome = run_one(&order, common, &format!("-{mutant}")).await?;
         println!("{mutant}: judged {outcome}");

@@ -46,6 +46,22 @@ pub use self::{
 };
 use crate::history::History;
 
+/// Whether a history that goes on shows already that a promise was broken. What is missing may still
+/// come.
+pub fn is_broken_so_far(history: &History) -> bool {
+    let checks = [
+        total_queue::check(history),
+        order::check(history),
+        once::check(history),
+        owner::check(history),
+        registration::check(history),
+    ];
+    let may_change = |finding: &Finding| {
+        matches!(finding, Finding::Lost { .. } | Finding::Residue { .. } | Finding::Gap { .. })
+    };
+    checks.iter().flat_map(|check| &check.findings).any(|finding| !may_change(finding))
+}
+
 /// Runs every check. Those beyond the first four count where the run showed them something, and
 /// where the expectation says that it had to.
 pub fn check(history: &History, expectation: &Expectation) -> Verdict {

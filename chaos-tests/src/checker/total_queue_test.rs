@@ -124,3 +124,15 @@ fn a_run_without_a_last_look_or_without_accepted_messages_is_no_pass() {
     idle.send(Phase::Invoke, A, 1, 1).send(Phase::Unknown, A, 1, 1).residue(A, 0);
     assert!(!check(&idle.done()).passed());
 }
+
+#[test]
+fn a_history_that_goes_on_is_broken_only_by_what_cannot_be_mended() {
+    use crate::checker::is_broken_so_far;
+    assert!(!is_broken_so_far(&good()));
+    let lost = without(good(), |operation| {
+        matches!(operation, Operation::Deliver { message: Some(MessageNumber(24)), .. })
+    });
+    assert!(!check(&lost).passed() && !is_broken_so_far(&lost), "it may still come");
+    let twice = replaced(good(), &delivery(A, 101, 1, 1, 10), delivery(A, 101, 1, 7, 10));
+    assert!(is_broken_so_far(&twice));
+}

@@ -15,7 +15,7 @@ use super::{
     profile::{Profile, Spec, Step},
 };
 use crate::{
-    checker::{Verdict, check},
+    checker::{self, Verdict, check},
     cluster::{Clocks, Disks, LocalCluster, Options},
     faults::{Fault, Inflicted, Nemesis, clock},
     history::{History, Moment, Recorder},
@@ -46,6 +46,17 @@ pub struct Order {
     pub second: Option<PathBuf>,
     /// More variables for the nodes.
     pub environment: Vec<(String, String)>,
+    /// When it is over.
+    pub until: Until,
+}
+
+/// When a run is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When its time is up and each step was done.
+    Done,
+    /// As soon as a promise is seen to be broken: what more there would be to see is not wanted.
+    Broken,
 }
 
 /// What a run came to.
@@ -191,7 +202,8 @@ impl<W: Watcher> Drive<'_, W> {
         loop {
             let elapsed = began.elapsed();
             let is_over = elapsed > time && plan.has_done_all() || elapsed > time * STRETCH;
-            if is_over || stop.is_cancelled() {
+            let is_broken = || checker::is_broken_so_far(&self.recorder.history());
+            if is_over || stop.is_cancelled() || self.order.until == Until::Broken && is_broken() {
                 return Ok(());
             }
             let (index, mut rng) = plan.next_step();

@@ -11,6 +11,6 @@ mod plan;
 pub mod profile;
 
 pub use self::{
-    driver::{Finished, Order, Watcher, run},
+    driver::{Finished, Order, Until, Watcher, run},
     profile::Profile,
 };

@@ -207,15 +207,7 @@ fn partitions(shape: Shape, field: &mut Field, rng: &mut SmallRng) -> Vec<Fault>
         Shape::Ring => {
             let mut order = all.clone();
             order.shuffle(rng);
-            let count = order.len();
-            let is_near = |i: usize, j: usize| {
-                let apart = i.abs_diff(j);
-                // Of three each is the neighbour of both: there a ring is a chain.
-                apart == 1 || count > 3 && apart == count - 1
-            };
-            let pairs = (0..count).flat_map(|i| (0..count).map(move |j| (i, j)));
-            let far = pairs.filter(|(i, j)| i != j && !is_near(*i, *j));
-            vec![cut(far.map(|(i, j)| (order[i], order[j])).collect(), Vec::new())]
+            vec![cut(all_but_neighbours(&order), Vec::new())]
         }
         Shape::Swizzle => {
             let mut order = one(Target::Minority, rng);
@@ -229,6 +221,19 @@ fn partitions(shape: Shape, field: &mut Field, rng: &mut SmallRng) -> Vec<Fault>
             steps
         }
     }
+}
+
+/// Each node from all but its neighbours in this order; of three each is the neighbour of both, so
+/// there a ring is a chain.
+fn all_but_neighbours(order: &[u16]) -> Vec<(u16, u16)> {
+    let count = order.len();
+    let is_near = |i: usize, j: usize| {
+        let apart = i.abs_diff(j);
+        apart == 1 || count > 3 && apart == count - 1
+    };
+    let pairs = (0..count).flat_map(|i| (0..count).map(move |j| (i, j)));
+    let far = pairs.filter(|(i, j)| i != j && !is_near(*i, *j));
+    far.map(|(i, j)| (order[i], order[j])).collect()
 }
 
 fn both(a: u16, b: u16) -> [(u16, u16); 2] {

@@ -28,9 +28,8 @@ const POLL_WAIT_SECONDS: u64 = 2;
 const POLL_LIMIT: usize = 100;
 /// How long a burst may pause before it is acknowledged.
 pub(super) const BURST_PAUSE: Duration = Duration::from_millis(5);
-/// How many messages are acknowledged at once at most. Less than a recipient takes before it moves
-/// on, so that a backlog shrinks however long it is.
-pub(super) const ACK_BATCH_MAX: usize = 16;
+/// How many messages are acknowledged at once at most.
+const ACK_BATCH_MAX: u32 = 16;
 /// How long a socket may be silent before the recipient tries another node: a stock client's
 /// patience with a half-open connection.
 pub(super) const SILENCE: Duration = Duration::from_secs(10);
@@ -100,6 +99,12 @@ impl Recipient {
         }
     }
 
+    /// After how many messages it acknowledges: before it moves on, so that a backlog shrinks however
+    /// long it is and however restless the recipient.
+    pub(super) fn ack_batch(&self) -> usize {
+        (self.moves_every / 2).clamp(1, ACK_BATCH_MAX) as usize
+    }
+
     pub(super) fn begin(&self) -> Reading {
         let reading = self.readings.next();
         let operation = Operation::Read { mailbox: self.mailbox, reading };
@@ -142,7 +147,7 @@ impl Recipient {
                     continue;
                 }
             }
-            if unacknowledged.len() >= ACK_BATCH_MAX {
+            if unacknowledged.len() >= self.ack_batch() {
                 self.acknowledge(&mut socket, &mut unacknowledged).await?;
             }
             if taken >= self.moves_every && mode == AckMode::Explicit {

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    recipient::{ACK_BATCH_MAX, BURST_PAUSE, DEADLINE, Recipient, SILENCE},
+    recipient::{BURST_PAUSE, DEADLINE, Recipient, SILENCE},
     sender::{PERSISTENCE, Sender},
 };
 use crate::{
@@ -86,7 +86,7 @@ impl Recipient {
                 Err(_) if unacknowledged.is_empty() => return Err(WireError::Timeout),
                 Err(_) => self.acknowledge_typed(&sender, &mut unacknowledged).await?,
             }
-            if unacknowledged.len() >= ACK_BATCH_MAX {
+            if unacknowledged.len() >= self.ack_batch() {
                 self.acknowledge_typed(&sender, &mut unacknowledged).await?;
             }
         }

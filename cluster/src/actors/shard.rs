@@ -110,6 +110,15 @@ impl Actor for ShardActor {
         state: &mut ShardState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            #[cfg(feature = "mutants")]
+            ShardMessage::Propose(Pending {
+                command: Command::Acknowledge { items, .. },
+                answer,
+                ..
+            }) if heliograph_storage::mutant::Mutant::AcknowledgementsNotReplicated.is_on() => {
+                let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+                let _ = answer.send(Ok(Outcome::Acknowledged { count }));
+            }
             ShardMessage::Propose(pending) => {
                 state.queue.push_back(pending);
                 state.consider(&myself);

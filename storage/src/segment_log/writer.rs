@@ -300,9 +300,20 @@ impl Writer {
     fn flush(&mut self) -> Result<(), Error> {
         let active = &mut self.active;
         let path = || segment_path(&self.shared.config.dir, active.sequence);
+        #[cfg(feature = "mutants")]
+        if crate::mutant::Mutant::AckBeforeSync.is_on() {
+            // What is written below is synced with the next batch, after it was answered.
+            active.file.sync_data().map_err(|source| io_error("fdatasync", &path(), source))?;
+        }
         let written = active.file.write_at(&self.buffer, active.end);
         written.map_err(|source| io_error("write", &path(), source))?;
-        active.file.sync_data().map_err(|source| io_error("fdatasync", &path(), source))?;
+        #[cfg(feature = "mutants")]
+        let is_synced = !crate::mutant::Mutant::AckBeforeSync.is_on();
+        #[cfg(not(feature = "mutants"))]
+        let is_synced = true;
+        if is_synced {
+            active.file.sync_data().map_err(|source| io_error("fdatasync", &path(), source))?;
+        }
         active.end += self.buffer.len() as u64;
         active.synced = active.end;
         self.marked = false;
