@@ -333,7 +333,7 @@ impl fmt::Display for Fault {
                 write!(f, " ({seconds:+} s)")
             }
             Self::PowerCut { unsynced, .. } => write!(f, " ({unsynced:?})"),
-            Self::Disk { rules, .. } => write!(f, " ({rules})"),
+            Self::Disk { rules, .. } => write!(f, " ({})", rules.replace('\n', "; ")),
             Self::Damage { how, .. } => write!(f, " ({how:?})"),
             Self::Links { links } => write!(f, " ({links})"),
             Self::Upgrade { build, .. } => write!(f, " (to the {build:?} build)"),
