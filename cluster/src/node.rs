@@ -24,7 +24,6 @@ use crate::{
     detector::Detector,
     disk_mark, drain, features, formation,
     node_handler::NodeHandler,
-    placement::Progress,
     raft::GroupLog,
     shard_handle::ShardObserver,
     surroundings::Surroundings,
@@ -142,17 +141,6 @@ impl Node {
     /// The cluster as its operators see it.
     pub fn admin(&self) -> Arc<dyn ClusterAdmin> {
         Arc::new(Admin::new(&self.context))
-    }
-
-    /// How far the cluster is with moving replicas; only the node that leads meta knows.
-    pub fn progress(&self) -> Option<Progress> {
-        self.context.controller.progress()
-    }
-
-    /// Lets the load be evened out now, and not slowly and later; heard on the node that leads
-    /// meta.
-    pub fn rebalance(&self) {
-        self.context.controller.rebalance();
     }
 
     /// Nodes, shards and settings, once the cluster is formed.

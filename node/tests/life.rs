@@ -173,6 +173,12 @@ fn nodes_join_come_back_without_their_disk_and_leave() {
     let joining: Vec<_> = joining.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let _fourth = Served::start(&log, &nodes[0].config, &joining);
     // It has its place, and the load is evened out to it.
+    within(60, || {
+        let status = operator.json(&["status"]);
+        if status["nodes"][3]["state"] == "active" { Ok(()) } else { Err(status) }
+    });
+    let evened = operator.run(&["rebalance", "--wait"]);
+    assert!(evened.status.success(), "{}", text(&evened.stderr));
     operator.whole(&[1, 2, 3, 4]);
     let here = HttpNode::new(&format!("http://{http}"));
     send(&here, &alice, 4);

@@ -43,6 +43,7 @@ pub(super) struct Door {
 enum Route {
     Status,
     Change(NodeId, Change),
+    Rebalance,
     /// A copy of a group.
     Copy(u32),
     /// A piece of a copy.
@@ -64,6 +65,9 @@ impl Route {
         let rest = path.strip_prefix("/admin/v1/")?;
         if rest == "status" {
             return Some(Self::Status);
+        }
+        if rest == "rebalance" {
+            return Some(Self::Rebalance);
         }
         if let Some(what) = rest.strip_prefix("backup/") {
             return match what.strip_prefix("groups/") {
@@ -92,6 +96,7 @@ impl Route {
             Self::Change(_, Change::Drain) => "admin_drain",
             Self::Change(_, Change::Undrain) => "admin_undrain",
             Self::Change(_, Change::Remove) => "admin_remove",
+            Self::Rebalance => "admin_rebalance",
             Self::Copy(_) => "admin_copy",
             Self::Piece => "admin_piece",
         }
@@ -100,7 +105,7 @@ impl Route {
     fn method(self) -> Method {
         match self {
             Self::Status => Method::GET,
-            Self::Change(..) | Self::Copy(_) | Self::Piece => Method::POST,
+            Self::Change(..) | Self::Rebalance | Self::Copy(_) | Self::Piece => Method::POST,
         }
     }
 }
@@ -174,6 +179,11 @@ impl Door {
                     Change::Remove => AdminCommand::Remove { node },
                 };
                 self.change(command, deadline).await
+            }
+            Route::Rebalance => {
+                self.admin.rebalance(deadline).await.map_err(problem)?;
+                tracing::info!(action = "rebalance", "an operator changed the cluster");
+                Ok(json(StatusCode::OK, &value!({ "outcome": "begun" })))
             }
             Route::Copy(group) => backup::copy(self.admin.as_ref(), group).await,
             Route::Piece => {
@@ -287,6 +297,10 @@ mod tests {
             _: AdminCommand,
             _: Instant,
         ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>> {
+            Box::pin(std::future::ready(Err(AdminError::NotFormed)))
+        }
+
+        fn rebalance(&self, _: Instant) -> BoxFuture<'_, Result<(), AdminError>> {
             Box::pin(std::future::ready(Err(AdminError::NotFormed)))
         }
 

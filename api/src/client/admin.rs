@@ -99,6 +99,15 @@ impl AdminClient {
         self.client.keyed(Method::POST, path, Some(&body), Duration::ZERO).await
     }
 
+    /// Has the load evened out now; status tells how far it is.
+    ///
+    /// # Errors
+    /// As all calls; it may be asked again after any of them.
+    pub async fn rebalance(&self) -> Result<(), ClientError> {
+        let path = "/admin/v1/rebalance";
+        self.client.keyed(Method::POST, path, None, Duration::ZERO).await.map(drop)
+    }
+
     /// Changes what becomes of a node.
     ///
     /// # Errors

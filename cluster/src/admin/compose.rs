@@ -14,6 +14,7 @@ use super::{
 use crate::{
     context::{META, group_of},
     member::{Member, MemberState},
+    placement::Progress,
     raft::{incarnation_of, node_of},
     replica::{Placement, Replica},
     topology::Topology,
@@ -50,10 +51,17 @@ pub(crate) fn compose(known: &Known<'_>) -> ClusterStatus {
         topology_version: known.topology.version,
         answered_by: known.asked,
         health: health(&nodes, &groups, &moves),
+        progress: progress(known, &groups),
         nodes,
         groups,
         moves,
     }
+}
+
+/// What the leader of meta told.
+fn progress(known: &Known<'_>, groups: &[GroupStatus]) -> Option<Progress> {
+    let leader = groups.first()?.leader?;
+    known.heard.get(&leader)?.report.as_ref()?.progress
 }
 
 fn health(nodes: &[NodeStatus], groups: &[GroupStatus], moves: &[MoveStatus]) -> ClusterHealth {

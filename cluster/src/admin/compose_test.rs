@@ -50,6 +50,7 @@ fn a_whole_cluster_is_healthy() {
     assert_eq!((status.topology_version, status.answered_by), (7, NodeId(3)));
     assert_eq!(status.health, ClusterHealth::Healthy);
     assert_eq!(status.moves, []);
+    assert_eq!(status.progress, None, "its leader did not tell");
     let leads: Vec<_> = status.nodes.iter().map(|node| (node.leads, node.holds)).collect();
     assert_eq!(leads, [(1, 2), (1, 2), (0, 2)]);
     assert!(status.nodes.iter().all(|node| node.ready && node.silent_ms.is_none()));
@@ -58,6 +59,18 @@ fn a_whole_cluster_is_healthy() {
     assert_eq!(shard.commit_index, Some(43));
     assert_eq!(shard.acting_term.is_some(), shard.leader.is_some());
     assert_eq!(shard.live.len(), 3);
+}
+
+#[test]
+fn progress_is_what_the_leader_of_meta_tells() {
+    let progress = |to_do| Some(Progress { under_way: 1, done: 2, to_do });
+    let status = status(|heard| {
+        for node in 1..=3 {
+            let report = heard.get_mut(&NodeId(node)).unwrap().report.as_mut().unwrap();
+            report.progress = progress(node.into());
+        }
+    });
+    assert_eq!(status.progress, progress(1));
 }
 
 #[test]

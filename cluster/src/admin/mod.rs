@@ -3,6 +3,7 @@
 //! - [`types`](ClusterStatus): what status tells, plain data.
 //! - [`command`](AdminCommand): what may be changed; `change`: brings it to the meta leader.
 //! - [`copy`](GroupCopy): copies of groups, for backups.
+//! - `rebalance`: has the meta leader even the load out.
 //! - `report`: what one node tells of itself; `compose`: the cluster out of all reports, pure.
 //! - `wire`: what nodes ask each other for it.
 //! - `service`: the node's [`ClusterAdmin`].
@@ -12,6 +13,7 @@ mod command;
 mod compose;
 mod copy;
 mod error;
+mod rebalance;
 mod report;
 mod service;
 mod types;
@@ -42,6 +44,10 @@ pub trait ClusterAdmin: Send + Sync + 'static {
         command: AdminCommand,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<AdminOutcome, AdminError>>;
+
+    /// Has the load evened out now, and not slowly and later: replicas and leaders. Ends by itself;
+    /// a change of the leader of meta ends it early. Safe to repeat.
+    fn rebalance(&self, deadline: Instant) -> BoxFuture<'_, Result<(), AdminError>>;
 
     /// Lets the leader of a group (0: the registry, `shard + 1`: a shard) write a copy of it, which
     /// holds all that was accepted before. Takes as long as its disk takes.

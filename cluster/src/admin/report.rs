@@ -16,7 +16,8 @@ pub(crate) async fn report(context: &Context) -> NodeReport {
     let disk = offload(move || host.disk()).await;
     let groups = context.all_groups().iter().map(|group| group_report(group)).collect();
     let not_ready = context.not_ready_reason().map(str::to_owned);
-    NodeReport { version, not_ready, disk, groups }
+    let progress = context.controller.progress();
+    NodeReport { version, not_ready, disk, groups, progress }
 }
 
 fn group_report(group: &RaftGroup) -> GroupReport {

@@ -11,7 +11,7 @@ use super::{
     AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterStatus, GroupCopy,
     change::change,
     compose::{Heard, Known, compose},
-    copy,
+    copy, rebalance,
     report::report,
     wire::{self, AdminAnswer, AdminRequest, NodeReport},
 };
@@ -66,6 +66,10 @@ impl ClusterAdmin for Admin {
         Box::pin(change(&self.context, command, deadline))
     }
 
+    fn rebalance(&self, deadline: Instant) -> BoxFuture<'_, Result<(), AdminError>> {
+        Box::pin(rebalance::rebalance(&self.context, deadline))
+    }
+
     fn copy(&self, group: u32, deadline: Instant) -> BoxFuture<'_, Result<GroupCopy, AdminError>> {
         Box::pin(copy::copy(&self.context, group, deadline))
     }
@@ -93,6 +97,7 @@ async fn ask(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeR
 pub(crate) async fn answer(context: Arc<Context>, body: Bytes, deadline: Instant) -> Option<Bytes> {
     let answer = match wire::decode(&body)? {
         AdminRequest::Report => AdminAnswer::Report(report(&context).await),
+        AdminRequest::Rebalance => rebalance::rebalance_here(&context),
         AdminRequest::Copy { group } => copy::copy_here(&context, group, deadline).await?,
         AdminRequest::Piece { copy, offset } => copy::piece_here(&context, &copy, offset).await,
     };

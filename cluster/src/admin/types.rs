@@ -5,6 +5,8 @@ use std::fmt;
 use heliograph_transport::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::placement::Progress;
+
 /// The cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterStatus {
@@ -22,6 +24,10 @@ pub struct ClusterStatus {
     pub groups: Vec<GroupStatus>,
     /// Replicas on their way to another node.
     pub moves: Vec<MoveStatus>,
+    /// How far the cluster is with moving replicas to where they should be; none while nobody
+    /// decides that.
+    #[serde(default)]
+    pub progress: Option<Progress>,
 }
 
 /// How the cluster does as a whole.

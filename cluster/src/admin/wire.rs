@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use super::{copy::GroupCopy, types::DiskUse};
-use crate::envelope;
+use crate::{envelope, placement::Progress};
 
 /// The version of these messages.
 const VERSION: u8 = 1;
@@ -18,6 +18,8 @@ const VERSION: u8 = 1;
 pub(crate) enum AdminRequest {
     /// How do you do?
     Report,
+    /// Even the load out now. To the leader of meta.
+    Rebalance,
     /// Write a copy of this group. To its leader.
     Copy {
         /// Which.
@@ -37,6 +39,8 @@ pub(crate) enum AdminRequest {
 pub(crate) enum AdminAnswer {
     /// To [`AdminRequest::Report`].
     Report(NodeReport),
+    /// To [`AdminRequest::Rebalance`]: it has begun.
+    Begun,
     /// Nothing was done, another node leads.
     NotLeader,
     /// To [`AdminRequest::Copy`]: it is written.
@@ -59,6 +63,9 @@ pub(crate) struct NodeReport {
     pub(crate) disk: Option<DiskUse>,
     /// Its replicas.
     pub(crate) groups: Vec<GroupReport>,
+    /// How far the cluster is with moving replicas, where this node decides that.
+    #[serde(default)]
+    pub(crate) progress: Option<Progress>,
 }
 
 /// What a node tells of one of its replicas.

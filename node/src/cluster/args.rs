@@ -29,6 +29,8 @@ pub(super) enum ClusterCommand {
     Undrain(ChangeArgs),
     /// Move a node's replicas to others and forget the node
     Remove(ChangeArgs),
+    /// Even replicas and leaders out over the nodes now, and not slowly and later
+    Rebalance(RebalanceArgs),
     /// Form new quorums out of stopped nodes when a majority is lost for ever: LOSES DATA
     Recover(RecoverArgs),
 }
@@ -91,6 +93,17 @@ pub(super) struct ChangeArgs {
     /// The node's id
     #[arg(value_name = "NODE", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) node: u16,
+    /// Wait until it is done, with a progress bar; Ctrl-C ends the waiting, not the work
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Where to ask.
+    #[command(flatten)]
+    pub(super) admin: AdminArgs,
+}
+
+/// Arguments of `cluster rebalance`.
+#[derive(Debug, Args)]
+pub(super) struct RebalanceArgs {
     /// Wait until it is done, with a progress bar; Ctrl-C ends the waiting, not the work
     #[arg(long)]
     pub(super) wait: bool,

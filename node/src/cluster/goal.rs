@@ -13,6 +13,8 @@ pub(super) enum Goal {
     Active(NodeId),
     /// The cluster has forgotten the node.
     Forgotten(NodeId),
+    /// Every replica is where it should be.
+    Balanced,
 }
 
 /// How far a goal is.
@@ -35,6 +37,12 @@ impl Goal {
                 let is_away = !find(id).is_some_and(is_back);
                 let lacking = status.groups.iter().filter(|group| !is_whole(status, group)).count();
                 (u64::from(is_away) + lacking as u64, "groups")
+            }
+            // Where nobody decides now, somebody soon does.
+            Self::Balanced => {
+                let left =
+                    status.progress.map_or(1, |progress| progress.under_way + progress.to_do);
+                (left.into(), "moves")
             }
             Self::Forgotten(id) => {
                 let held = status.groups.iter().filter(|group| is_on(group, id)).count() as u64;

@@ -25,7 +25,7 @@ pub(crate) use self::{
     target::Target,
 };
 use self::{
-    args::{ChangeArgs, ClusterCommand, JoinArgs},
+    args::{ChangeArgs, ClusterCommand, JoinArgs, RebalanceArgs},
     goal::Goal,
 };
 use crate::{cli::Output, console::say, exit::Failure, signals::Signals};
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<(), Failure> {
     match &args.command {
         ClusterCommand::Status(args) => block_on(status(&args.admin)),
         ClusterCommand::Recover(args) => recover::run(args),
+        ClusterCommand::Rebalance(args) => block_on(rebalance(args)),
         ClusterCommand::Join(args) => block_on(join(args)),
         ClusterCommand::Replace(args) => {
             block_on(change(args, NodeChange::Replace, Goal::Whole, "may come with an empty disk"))
@@ -75,6 +76,29 @@ async fn join(args: &JoinArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn rebalance(args: &RebalanceArgs) -> Result<(), Failure> {
+    let target = Target::find(&args.admin)?;
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    target.rebalance().await?;
+    match args.admin.output {
+        Output::Text => say!("the load is being evened out"),
+        Output::Json => say!("{}", json!({ "outcome": "begun" })),
+    }
+    if args.wait {
+        let status = wait::wait(&target, Goal::Balanced, &mut signals).await?;
+        print_done(args.admin.output, &status)?;
+    }
+    Ok(())
+}
+
+fn print_done(output: Output, status: &ClusterStatus) -> Result<(), Failure> {
+    match output {
+        Output::Text => say!("done: the cluster is {}", status.health),
+        Output::Json => print_status(output, status)?,
+    }
+    Ok(())
+}
+
 async fn change(
     args: &ChangeArgs,
     change: NodeChange,
@@ -89,10 +113,7 @@ async fn change(
     print_change(output, node, &changed, words);
     if args.wait {
         let status = wait::wait(&target, goal(node), &mut signals).await?;
-        match output {
-            Output::Text => say!("done: the cluster is {}", status.health),
-            Output::Json => print_status(output, &status)?,
-        }
+        print_done(output, &status)?;
     }
     Ok(())
 }

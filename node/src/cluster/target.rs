@@ -95,6 +95,11 @@ impl Target {
         self.ask(is_undone, async |client| client.change(node, change).await).await
     }
 
+    /// Has the load evened out.
+    pub(super) async fn rebalance(&self) -> Result<(), Failure> {
+        self.ask(is_unanswered, async |client| client.rebalance().await).await
+    }
+
     /// Lets a group's leader write a copy of the group.
     pub(crate) async fn copy(&self, group: u32) -> Result<GroupCopy, Failure> {
         let copy = async |client: AdminClient| client.copy(group).await;
