@@ -100,6 +100,12 @@ pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>
         }
         pauses.push(pause);
     }
+    not_back(history, &mut check);
+    (check, pauses)
+}
+
+/// Finds remedies, and changes of a cluster, that did not come to their end.
+pub(super) fn not_back(history: &History, check: &mut Check) {
     for event in &history.events {
         if let Operation::Fault { fault, why, .. } = &event.operation
             && event.phase == Phase::Unknown
@@ -109,7 +115,6 @@ pub fn check(history: &History, expectation: &Expectation) -> (Check, Vec<Pause>
             check.find(Finding::NotBack { fault: fault.to_string(), why });
         }
     }
-    (check, pauses)
 }
 
 fn accepted_between(history: &History, from: Duration, until: Duration) -> u64 {

@@ -107,3 +107,18 @@ fn a_run_without_traffic_after_the_fault_is_no_pass() {
     let (check, _) = check(&writer.done(), &EXPECTATION);
     assert!(!check.passed());
 }
+
+#[test]
+fn a_remedy_that_does_not_bring_its_nodes_back_is_found() {
+    let good = paused(kill(&[1]), Duration::from_millis(100));
+    assert!(check(&good, &EXPECTATION).0.passed());
+    let remedy = |fault, phase| {
+        let why = Some("it ended before it was ready".to_owned());
+        let restart = Operation::Fault { fault, hit: Vec::new(), why };
+        check(&crate::checker::histories::then(good.clone(), phase, restart), &EXPECTATION).0
+    };
+    let back = remedy(Fault::Restart { nodes: vec![1] }, Phase::Unknown);
+    assert!(matches!(back.findings[..], [Finding::NotBack { .. }]), "{back:?}");
+    // A fault of which nobody knows whether it happened is a doubt, and no broken promise.
+    assert!(remedy(kill(&[2]), Phase::Unknown).passed());
+}

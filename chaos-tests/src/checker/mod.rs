@@ -49,7 +49,10 @@ use crate::history::History;
 /// Whether a history that goes on shows already that a promise was broken. What is missing may still
 /// come.
 pub fn is_broken_so_far(history: &History) -> bool {
+    let mut back = Check::new("back");
+    liveness::not_back(history, &mut back);
     let checks = [
+        back,
         total_queue::check(history),
         order::check(history),
         once::check(history),

@@ -32,6 +32,8 @@ const OPERATOR: u32 = 0;
 const EVIDENCE: Duration = Duration::from_secs(10);
 /// How long a cluster may take to be whole after the last fault.
 const WHOLE: Duration = Duration::from_secs(120);
+/// How long a clock takes at most to read where it should stand, twice over.
+const CLOCK_READ: Duration = Duration::from_secs(2);
 /// Between two looks for it.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -211,21 +213,28 @@ impl Nemesis {
                 _ => clock.set(0)?,
             }
         }
-        let off = match fault {
-            Fault::Clock { seconds, .. } | Fault::Strobe { seconds, .. } => *seconds,
-            _ => 0,
+        let ahead = match fault {
+            Fault::Clock { seconds, .. } | Fault::Strobe { seconds, .. } if *seconds > 0 => {
+                *seconds
+            }
+            // Servers keep the date of their answers until the clock is past it: of a clock that
+            // goes back nothing shows. The library reads what it is told every second.
+            _ => {
+                sleep(CLOCK_READ).await;
+                return Ok(Inflicted::Installed(Some("the clocks have read it".to_owned())));
+            }
         };
         let until = Instant::now() + EVIDENCE;
         for node in nodes {
             // Every answer names its sender's time.
-            while !cluster.is_off_by(node, off).await? {
+            while !cluster.is_off_by(node, ahead).await? {
                 if Instant::now() > until {
-                    bail!("node {node} does not say that its clock is off by {off} s");
+                    bail!("node {node} does not say that its clock is off by {ahead} s");
                 }
                 sleep(POLL).await;
             }
         }
-        Ok(Inflicted::Installed(Some(format!("the nodes say so in their answers ({off:+} s)"))))
+        Ok(Inflicted::Installed(Some(format!("the nodes say so in their answers ({ahead:+} s)"))))
     }
 
     async fn disks(&mut self, cluster: &mut LocalCluster, fault: &Fault) -> Result<Inflicted> {
