@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     clock::unix_seconds,
-    faults::{FaultyClock, FaultyDisk, Links, preload},
+    faults::{FaultyClock, FaultyDisk, Links, power, preload},
     wire::Rest,
 };
 
@@ -71,6 +71,8 @@ pub struct LocalCluster {
     disks: BTreeMap<u16, FaultyDisk>,
     clocks: BTreeMap<u16, FaultyClock>,
     links: Option<Links>,
+    /// The files with the tokens of nodes that begin anew.
+    tokens: BTreeMap<u16, PathBuf>,
     /// What each node is started from.
     binaries: BTreeMap<u16, PathBuf>,
     dir: TempDir,
@@ -113,6 +115,7 @@ impl LocalCluster {
             nodes,
             running: BTreeMap::new(),
             disks: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             clocks: BTreeMap::new(),
             links,
             dir,
@@ -178,6 +181,24 @@ impl LocalCluster {
     /// When they talk straight to each other.
     pub fn links(&self) -> Result<&Links> {
         self.links.as_ref().context("the nodes talk straight to each other")
+    }
+
+    /// Everything on the disk of node `id`, which does not run, is gone.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn lose_disk(&mut self, id: u16) -> Result<()> {
+        power::clear(&self.node(id)?.data_dir)?;
+        self.disks.get(&id).map_or(Ok(()), |disk| power::clear(&disk.shadow))
+    }
+
+    /// At its next starts node `id` brings this token.
+    pub(super) fn let_join(&mut self, id: u16, token: &str) -> Result<()> {
+        let path = self.node(id)?.config.with_file_name("join-token");
+        fs::write(&path, token)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        self.tokens.insert(id, path);
+        Ok(())
     }
 
     /// A hold on the process of node `id`.
@@ -324,6 +345,9 @@ impl LocalCluster {
             }
             if !preload.is_empty() {
                 command.env("LD_PRELOAD", std::env::join_paths(preload)?);
+            }
+            if let Some(token) = self.tokens.get(&id) {
+                command.env("HELIOGRAPH_NODE__JOIN_TOKEN_FILE", token);
             }
             command.envs(self.options.settings.iter().map(|(name, value)| (name, value)));
             let process = Process::start(&mut command)?;

@@ -12,6 +12,9 @@ use crate::{history::Hit, wire::Rest};
 /// How long one node may take to answer: it asks all others for two seconds.
 const QUESTION: Duration = Duration::from_secs(5);
 
+/// How long a change may take: an election may be under way.
+const CHANGE: Duration = Duration::from_secs(20);
+
 /// An operator's view of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -68,6 +71,31 @@ impl Standing {
 }
 
 impl LocalCluster {
+    /// Tells the registry that node `id` has lost its disk; with the token that it answers the node
+    /// may begin anew at its next start.
+    ///
+    /// # Errors
+    /// When no running node takes that.
+    pub async fn replace(&mut self, id: u16) -> Result<()> {
+        let path = format!("/admin/v1/nodes/{id}/replace");
+        let mut last = None;
+        for asked in self.ids() {
+            if !self.is_running(asked) {
+                continue;
+            }
+            let admin = self.node(asked)?.admin.context("our nodes have an admin port")?;
+            let mut rest = Rest::new(admin, Some(Layout::token()));
+            match rest.post(&path, &Value::Null, CHANGE).await {
+                Ok(reply) => match reply.body["token"].as_str() {
+                    Some(token) => return self.let_join(id, token),
+                    None => last = Some(reply.unexpected()),
+                },
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("no node runs")?).context("the node cannot be replaced")
+    }
+
     /// What the first running node that answers says.
     ///
     /// # Errors

@@ -120,16 +120,6 @@ pub enum Fault {
         /// The node.
         node: u16,
     },
-    /// A node that was never there joins.
-    Join {
-        /// Its id.
-        node: u16,
-    },
-    /// A node's replicas move away, and the cluster forgets it.
-    Leave {
-        /// Its id.
-        node: u16,
-    },
     /// A node is stopped cleanly and started with the other build.
     Upgrade {
         /// The node.
@@ -199,8 +189,6 @@ impl Fault {
             Self::Damage { .. } => "damage",
             Self::LoseDisk { .. } => "lose-disk",
             Self::Replace { .. } => "replace",
-            Self::Join { .. } => "join",
-            Self::Leave { .. } => "leave",
             Self::Upgrade { .. } => "upgrade",
             Self::Overload { .. } => "overload",
             Self::LoadEnds => "load-ends",
@@ -227,10 +215,7 @@ impl Fault {
 
     /// Whether a cluster must bring it to its end: what is indeterminate then is a broken promise.
     pub fn must_succeed(&self) -> bool {
-        let is_change = matches!(
-            self,
-            Self::Stop { .. } | Self::Join { .. } | Self::Leave { .. } | Self::Upgrade { .. }
-        );
+        let is_change = matches!(self, Self::Stop { .. } | Self::Upgrade { .. });
         is_change || self.is_remedy()
     }
 
@@ -252,8 +237,6 @@ impl Fault {
             | Self::Damage { node, .. }
             | Self::LoseDisk { node }
             | Self::Replace { node }
-            | Self::Join { node }
-            | Self::Leave { node }
             | Self::Upgrade { node, .. } => vec![*node],
             Self::Partition { cuts, clients, .. } => {
                 let ends = cuts.iter().flat_map(|(from, to)| [*from, *to]);
@@ -295,8 +278,6 @@ impl Fault {
             | Self::Clock { .. }
             | Self::Strobe { .. }
             | Self::ClocksRight { .. }
-            | Self::Join { .. }
-            | Self::Leave { .. }
             | Self::Overload { .. }
             | Self::LoadEnds
             | Self::Storm { .. } => Effect::Disturbed,

@@ -171,8 +171,10 @@ impl Nemesis {
                 self.storm = Some(storm);
                 return Ok(Inflicted::Installed(Some(why)));
             }
-            Fault::Replace { .. } | Fault::Join { .. } | Fault::Leave { .. } => {
-                return Ok(Inflicted::Skipped("not in this release".to_owned()));
+            Fault::Replace { node } => {
+                cluster.replace(*node).await?;
+                cluster.restart(&[*node])?;
+                ready(cluster, &[*node]).await?;
             }
         }
         Ok(Inflicted::Installed(None))
@@ -274,11 +276,10 @@ impl Nemesis {
                 return self.damage(&data, *node, *how, *seed);
             }
             Fault::LoseDisk { node } => {
-                let data = cluster.node(*node)?.data_dir.clone();
                 if cluster.is_running(*node) {
                     cluster.kill(&[*node]).await?;
                 }
-                std::fs::remove_dir_all(data)?;
+                cluster.lose_disk(*node)?;
             }
             _ => unreachable!("these are the faults of disks"),
         }

@@ -77,7 +77,11 @@ pub fn cut(disk: &FaultyDisk, unsynced: Unsynced, rng: &mut SmallRng) -> Result<
     Ok(report)
 }
 
-fn clear(dir: &Path) -> Result<()> {
+/// Empties a directory, which stays with its owner and its mode.
+///
+/// # Errors
+/// When something in it cannot be removed.
+pub fn clear(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         match entry.file_type()?.is_dir() {
