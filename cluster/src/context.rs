@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actors::{controller::ControllerPort, node::NodeMessage},
+    actors::{controller::ControllerPort, node::NodeMessage, scrubber},
     config::{Config, Storages},
     detector::Detector,
     fail_safe::{Fitness, disk_failure},
@@ -28,7 +28,9 @@ use crate::{
     member::MemberState,
     model::ShardId,
     neighbours::{About, Neighbours, Stance},
-    raft::{GroupCore, GroupKind, GroupLog, GroupNetworkFactory, RaftGroup, offload, raft_id},
+    raft::{
+        GroupCore, GroupKind, GroupLog, GroupNetworkFactory, RaftGroup, Soundness, offload, raft_id,
+    },
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
     watch,
@@ -299,6 +301,9 @@ impl Context {
         if !topology.member(self.local()).is_some_and(|member| member.admitted) {
             return Some("waiting for the registry to note this node");
         }
+        if !self.damaged.lock().is_empty() {
+            return Some("a damaged replica begins anew: see the log, and check the disk");
+        }
         if !self.has_opened_shards() {
             return Some("opening the shards");
         }
@@ -330,15 +335,14 @@ impl Context {
         let state = GroupState::open(Arc::clone(&self.storages.state), id);
         let snapshots = Arc::clone(&self.storages.snapshots);
         let state = state.map_err(io::Error::other)?;
+        if let Some(damage) = self.storages.log.damage(id) {
+            return Err(io::Error::other(damage));
+        }
         let log = GroupLog::new(Arc::clone(&self.storages.log), id, incarnation);
         let core = GroupCore::open(kind, state, id, Arc::clone(&snapshots), log.clone())?;
-        let applied = core.applied();
-        if applied.log_id.is_some() && log.last_index() < Some(applied.index()) {
-            // What was applied was in the log: the log lost its end.
-            return Err(io::Error::other(format!(
-                "the log ends before what the checkpoint holds (index {})",
-                applied.index()
-            )));
+        let soundness = core.soundness()?;
+        if let Soundness::Damaged(reason) = soundness {
+            return Err(io::Error::other(reason));
         }
         let network = GroupNetworkFactory {
             network: Arc::clone(&self.network),
@@ -346,15 +350,14 @@ impl Context {
             snapshots,
             turns: Arc::clone(&self.snapshot_turns),
         };
-        RaftGroup::start(
-            id,
-            raft_id(self.local(), incarnation),
-            Arc::clone(&self.raft_config),
-            network,
-            log,
-            Arc::new(core),
-        )
-        .await
+        let raft_id = raft_id(self.local(), incarnation);
+        let config = Arc::clone(&self.raft_config);
+        let group = RaftGroup::start(id, raft_id, config, network, log, Arc::new(core)).await?;
+        if soundness == Soundness::SnapshotMissing {
+            tracing::error!(group = id.0, "its snapshot is damaged or gone: writing another");
+            scrubber::write_another(&group).await;
+        }
+        Ok(group)
     }
 
     /// A replica that cannot be opened on disks that work is damaged.

@@ -6,6 +6,7 @@ use heliograph_storage::{Error, GroupId, GroupState, StateStore};
 
 use crate::{
     context::{META, group_of},
+    disk_mark::MARKS,
     machine::queries,
     meta::MetaMachine,
     raft::Applied,
@@ -27,6 +28,7 @@ pub struct ReplicaDigest {
 pub fn group_name(group: GroupId) -> String {
     match group.0.checked_sub(1) {
         None => "meta".to_owned(),
+        Some(_) if MARKS.contains(&group) => "the disk's mark".to_owned(),
         Some(shard) => format!("shard {shard}"),
     }
 }

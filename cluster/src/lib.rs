@@ -61,7 +61,9 @@ pub use admin::{
 };
 pub use heliograph_transport::NodeId;
 
-pub use config::{CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, Storages};
+pub use config::{
+    CheckpointConfig, Config, ConfigError, FirstMember, RaftConfig, ScrubConfig, Storages,
+};
 pub use context::{JoinRefusal, NodeFailure};
 pub use features::{FEATURES_KNOWN, Feature};
 pub use inspect::{ReplicaDigest, applied_index, group_name, replica_digests};

@@ -16,6 +16,14 @@ pub(crate) const FAIL_SAFE: &str = "heliograph_cluster_fail_safe";
 pub(crate) const DISK_FREE_BYTES: &str = "heliograph_cluster_disk_free_bytes";
 /// Changes of the registry that some peer has applied and this node has not.
 pub(crate) const REGISTRY_LAG: &str = "heliograph_cluster_registry_lag_changes";
+/// Bytes the scrub has read.
+pub(crate) const SCRUB_BYTES_TOTAL: &str = "heliograph_cluster_scrub_bytes_total";
+/// Damaged places the scrub has found.
+pub(crate) const SCRUB_DAMAGES_TOTAL: &str = "heliograph_cluster_scrub_damages_total";
+/// Seconds since the scrub last ended a pass, or since the start.
+pub(crate) const SCRUB_PASS_AGE_SECONDS: &str = "heliograph_cluster_scrub_pass_age_seconds";
+/// Replicas that were found damaged.
+pub(crate) const DAMAGED_REPLICAS_TOTAL: &str = "heliograph_cluster_damaged_replicas_total";
 /// Seconds a checkpoint took.
 pub(crate) const CHECKPOINT_SECONDS: &str = "heliograph_cluster_checkpoint_duration_seconds";
 /// Seconds from the end of a key epoch to the end of its keys.

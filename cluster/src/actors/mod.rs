@@ -10,5 +10,6 @@ pub(crate) mod mailbox_handle;
 pub(crate) mod node;
 pub(crate) mod pulse;
 pub(crate) mod reconciler;
+pub(crate) mod scrubber;
 pub(crate) mod shard;
 pub(crate) mod time;

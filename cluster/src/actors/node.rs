@@ -20,6 +20,7 @@ use super::{
     keys::KeysActor,
     pulse::PulseActor,
     reconciler::ReconcilerActor,
+    scrubber::ScrubberActor,
     shard::{RaftShard, ShardActor, ShardArguments, ShardMessage},
     time::ShardTime,
 };
@@ -27,6 +28,7 @@ use crate::{
     context::{Context, META, NodeFailure, OpenError, group_of},
     fail_safe, formation,
     meta::{MetaCommand, MetaOutcome},
+    metrics,
     model::ShardId,
     raft::{GroupKind, GroupLog, RaftGroup, raft_id},
     registry::{self, Told},
@@ -38,6 +40,9 @@ use crate::{
 /// How often the node compares its replicas with the registry without being told: what could not be
 /// done before is done then.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Whom it supervises.
+const NAMES: &str = "shard, pulse, controller, reconciler, checkpointer, scrubber or keys";
 
 /// What the node actor is told.
 pub(crate) enum NodeMessage {
@@ -83,7 +88,8 @@ impl Actor for NodeActor {
         Actor::spawn_linked(None, CheckpointerActor, Arc::clone(&context), cell.clone()).await?;
         Actor::spawn_linked(None, ControllerActor, Arc::clone(&context), cell.clone()).await?;
         Actor::spawn_linked(None, KeysActor, Arc::clone(&context), cell.clone()).await?;
-        Actor::spawn_linked(None, ReconcilerActor, Arc::clone(&context), cell).await?;
+        Actor::spawn_linked(None, ReconcilerActor, Arc::clone(&context), cell.clone()).await?;
+        Actor::spawn_linked(None, ScrubberActor, Arc::clone(&context), cell).await?;
         myself.send_interval(LOOK_INTERVAL, || NodeMessage::Look);
         Ok(NodeState { context, observer, tasks, shards: BTreeMap::new() })
     }
@@ -121,11 +127,9 @@ impl Actor for NodeActor {
         let name = match &event {
             SupervisionEvent::ActorFailed(_, error) => {
                 tracing::error!(%error, "an actor died");
-                "shard, pulse, controller, reconciler, checkpointer or keys"
+                NAMES
             }
-            SupervisionEvent::ActorTerminated(..) => {
-                "shard, pulse, controller, reconciler, checkpointer or keys"
-            }
+            SupervisionEvent::ActorTerminated(..) => NAMES,
             _ => return Ok(()),
         };
         state.context.fail(NodeFailure::ActorDied(name));
@@ -235,6 +239,7 @@ impl NodeState {
         let wanted = wanted.map_or(0, |replica| replica.incarnation);
         let incarnation = held.ok().flatten().unwrap_or(wanted);
         if context.damaged.lock().insert(group, incarnation).is_none() {
+            ::metrics::counter!(metrics::DAMAGED_REPLICAS_TOTAL).increment(1);
             let context = Arc::clone(context);
             self.tasks.spawn(async move { ask_leave(&context, group, incarnation).await });
         }
@@ -359,6 +364,11 @@ pub(crate) async fn watch(
         })
         .await;
     if group.is_stopped() {
+        return;
+    }
+    if let Some(damage) = context.storages.log.damage(group.id) {
+        // Raft met it; the node's other replicas go on.
+        context.reseed(group.id, &damage.to_string());
         return;
     }
     // Raft stops by itself only on a fatal error. After a disk's error the node stays, red, and

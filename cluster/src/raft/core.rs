@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     log_adapter::GroupLog,
     offload::offload,
+    soundness::{Soundness, judge},
     types::{Entry, EntryAnswer, LogId, SnapshotMeta, StoredMembership},
 };
 use crate::{
@@ -147,6 +148,13 @@ impl GroupCore {
         };
         core.publish(&core.inner.lock());
         Ok(core)
+    }
+
+    /// Whether log, rows and snapshot fit together. Asked before Raft starts.
+    pub(crate) fn soundness(&self) -> Result<Soundness, io::Error> {
+        let snapshot = self.current_snapshot()?.and_then(|(meta, _)| meta.last_log_id);
+        let snapshot = snapshot.map_or(0, |log_id| log_id.index);
+        Ok(judge(&self.log.holds(), self.applied().index(), snapshot))
     }
 
     /// The group's rows.

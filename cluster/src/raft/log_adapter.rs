@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use heliograph_storage::{Error, GroupId, Health, LogEntry, LogStore, Position};
+use heliograph_storage::{Error, GroupId, Health, LogEntry, LogGroup, LogStore, Position};
 use openraft::{
     EntryPayload, LogState, RaftLogReader,
     entry::RaftEntry,
@@ -87,6 +87,11 @@ impl GroupLog {
     /// The last index the log holds or has purged.
     pub(crate) fn last_index(&self) -> Option<u64> {
         self.store.group(self.group).last.map(|position| position.index)
+    }
+
+    /// What the log holds of the group.
+    pub(crate) fn holds(&self) -> LogGroup {
+        self.store.group(self.group)
     }
 
     /// How many records of the group are durable.

@@ -10,6 +10,7 @@ mod runtime;
 mod runtime_watch;
 #[cfg(test)]
 pub(crate) mod samples_test;
+mod soundness;
 mod state_adapter;
 #[cfg(test)]
 mod suite_test;
@@ -23,6 +24,7 @@ pub(crate) use self::{
     offload::offload,
     rpc::decode_head,
     runtime::seed_this_thread,
+    soundness::Soundness,
     types::{EntryAnswer, EntryData, Payload, forced_membership, incarnation_of, node_of, raft_id},
 };
 #[cfg(any(test, fuzzing))]

@@ -22,6 +22,9 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(600);
 /// The longest key epoch: past it nobody can call it forgetting.
 const KEY_EPOCH_MAX: Duration = Duration::from_secs(90 * 86_400);
 
+/// The longest time between two scrubs: damage that waits longer may meet a second one.
+const SCRUB_INTERVAL_MAX: Duration = Duration::from_secs(30 * 86_400);
+
 /// A value that cannot work. Each names the key and the fix.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -230,6 +233,9 @@ fn limits(config: &Config) -> Result<(), CheckError> {
     if !(min..=max).contains(&config.storage.snapshot_log_size) {
         return Err(CheckError::Size { key: "storage.snapshot-log-size", min, max });
     }
+    if !(min..=max).contains(&config.storage.scrub_rate) {
+        return Err(CheckError::Size { key: "storage.scrub-rate", min, max });
+    }
     let (min, max) = (Size(0), Size::mib(1 << 20));
     if !(min..=max).contains(&config.storage.disk_free_min) {
         return Err(CheckError::Size { key: "storage.disk-free-min", min, max });
@@ -237,6 +243,7 @@ fn limits(config: &Config) -> Result<(), CheckError> {
     for (key, value, most) in [
         ("storage.checkpoint-age", config.storage.checkpoint_age, Duration::from_secs(3600)),
         ("storage.snapshot-age", config.storage.snapshot_age, Duration::from_secs(86_400)),
+        ("storage.scrub-interval", config.storage.scrub_interval, SCRUB_INTERVAL_MAX),
         ("shutdown.deadline", config.shutdown.deadline, SHUTDOWN_MAX),
         ("client.timestamp-skew", config.client.timestamp_skew, Duration::from_secs(86_400)),
         ("storage.key-epoch", config.storage.key_epoch, KEY_EPOCH_MAX),

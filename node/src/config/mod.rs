@@ -10,7 +10,7 @@ mod size;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use heliograph_cluster::CheckpointConfig;
+use heliograph_cluster::{CheckpointConfig, ScrubConfig};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{check::parse_cluster_id, load::load, size::Size};
@@ -220,6 +220,11 @@ pub(crate) struct StorageSection {
     pub(crate) snapshot_log_size: Size,
     /// With less free space than this the node takes no new messages and leads nothing.
     pub(crate) disk_free_min: Size,
+    /// How often all of it is read to find damage.
+    #[serde(with = "humantime_serde")]
+    pub(crate) scrub_interval: Duration,
+    /// How fast, per second.
+    pub(crate) scrub_rate: Size,
     /// How long a storage key seals before it is replaced and destroyed.
     #[serde(with = "humantime_serde")]
     pub(crate) key_epoch: Duration,
@@ -231,6 +236,7 @@ impl Default for StorageSection {
     fn default() -> Self {
         // 64 MiB: design decision 7. A small page cache: the overlay holds what is hot.
         let checkpoint = CheckpointConfig::default();
+        let scrub = ScrubConfig::default();
         Self {
             log_segment_size: Size::mib(64),
             state_cache_size: Size::mib(24),
@@ -240,6 +246,8 @@ impl Default for StorageSection {
             // Several segments of the log, a snapshot or two and a checkpoint: what is under way
             // when the guard falls still fits.
             disk_free_min: Size::mib(512),
+            scrub_interval: scrub.interval,
+            scrub_rate: Size(scrub.bytes_per_second),
             // What was acknowledged yesterday is gone; what waits is written anew once a day.
             key_epoch: Duration::from_secs(24 * 60 * 60),
             key_dir: None,

@@ -188,6 +188,8 @@ pub(crate) fn cluster(config: &Config) -> Result<cluster::Config, Failure> {
     cluster.key_epoch = config.storage.key_epoch;
     cluster.host = Arc::new(Machine::new(&config.node.data_dir));
     cluster.disk_free_min = config.storage.disk_free_min.bytes();
+    cluster.scrub.interval = config.storage.scrub_interval;
+    cluster.scrub.bytes_per_second = config.storage.scrub_rate.bytes();
     cluster.checkpoint.age_max = config.storage.checkpoint_age;
     cluster.checkpoint.snapshot_age_max = config.storage.snapshot_age;
     cluster.checkpoint.snapshot_log_bytes = config.storage.snapshot_log_size.bytes();
