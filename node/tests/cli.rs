@@ -64,7 +64,7 @@ fn add_node_signs_one_more() {
     let output = heliograph(&["init-tls", "--dir", &tls, "--add-node", "2=b"]);
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
-    assert!(stdout.contains("address = \"b:7400\""), "{stdout}");
+    assert!(stdout.contains("heliograph cluster join 2 --address b:7400"), "{stdout}");
     assert!(dir.path().join("tls/node-2.key").exists());
 }
 

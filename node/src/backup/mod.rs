@@ -2,8 +2,8 @@
 //!
 //! - [`args`]: the command lines.
 //! - [`directory`]: what a backup is on disk.
-//! - [`take`]: copies a running cluster, over a node's admin port.
-//! - [`restore`]: makes one node of a new cluster out of a backup. Offline.
+//! - [`mod@take`]: copies a running cluster, over a node's admin port.
+//! - [`mod@restore`]: makes one node of a new cluster out of a backup. Offline.
 
 mod args;
 mod directory;
