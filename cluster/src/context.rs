@@ -13,14 +13,11 @@ use heliograph_storage::{Error as StorageError, GroupId, GroupState};
 use heliograph_transport::{Network, NodeId};
 use parking_lot::{Mutex, RwLock};
 use ractor::ActorRef;
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actors::{controller::ControllerPort, node::NodeMessage, scrubber},
+    actors::{controller::ControllerPort, node::NodeMessage},
     config::{Config, Storages},
     detector::Detector,
     fail_safe::{Fitness, disk_failure},
@@ -29,7 +26,8 @@ use crate::{
     model::ShardId,
     neighbours::{About, Neighbours, Stance},
     raft::{
-        GroupCore, GroupKind, GroupLog, GroupNetworkFactory, RaftGroup, Soundness, offload, raft_id,
+        GroupCore, GroupKind, GroupLog, GroupNetworkFactory, RaftGroup, Soundness, durably,
+        offload, raft_id,
     },
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
@@ -42,6 +40,11 @@ pub(crate) const META: GroupId = GroupId(0);
 /// The group of a shard.
 pub(crate) fn group_of(shard: ShardId) -> GroupId {
     GroupId(u32::from(shard.0) + 1)
+}
+
+/// The shard of a group; none for what is no shard's.
+pub(crate) fn shard_of(group: GroupId) -> Option<ShardId> {
+    u16::try_from(group.0.checked_sub(1)?).ok().map(ShardId)
 }
 
 /// Why a node may not join.
@@ -355,7 +358,7 @@ impl Context {
         let group = RaftGroup::start(id, raft_id, config, network, log, Arc::new(core)).await?;
         if soundness == Soundness::SnapshotMissing {
             tracing::error!(group = id.0, "its snapshot is damaged or gone: writing another");
-            scrubber::write_another(&group).await;
+            group.write_snapshot().await;
         }
         Ok(group)
     }
@@ -380,13 +383,7 @@ impl Context {
             Ok::<_, StorageError>(())
         })
         .await?;
-        let (done, dropped) = oneshot::channel();
-        let told = move |result| {
-            // Only a stopping node does not wait for it.
-            let _ = done.send(result);
-        };
-        self.storages.log.drop_group(group, Box::new(told));
-        dropped.await.unwrap_or(Err(StorageError::Closed))
+        durably(self.storages.log.as_ref(), |log, done| log.drop_group(group, done)).await
     }
 
     /// Lets the replica of `group` on this node begin anew: it is damaged. It stops at once, and

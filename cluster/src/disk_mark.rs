@@ -5,9 +5,8 @@
 //! dropped, and the mark must outlive that.
 
 use heliograph_storage::{Error, GroupId};
-use tokio::sync::oneshot;
 
-use crate::{config::Storages, surroundings::Surroundings};
+use crate::{config::Storages, raft::durably, surroundings::Surroundings};
 
 /// The groups under whose votes the log keeps the mark: the last of 20 bits, far above any shard.
 pub(crate) const MARKS: [GroupId; 2] = [GroupId(0xF_FFFF), GroupId(0xF_FFFE)];
@@ -26,23 +25,18 @@ pub(crate) async fn of(
         surroundings.entropy.fill(&mut mark);
         mark
     });
+    let log = storages.log.as_ref();
     // One after the other, so that one of them is there at any time.
     for group in MARKS {
         if storages.log.damage(group).is_some() {
-            write(|done| storages.log.drop_group(group, done)).await?;
+            durably(log, |log, done| log.drop_group(group, done)).await?;
         }
         if kept(group) != Some(mark) {
-            write(|done| storages.log.save_vote(group, mark.to_vec().into(), done)).await?;
+            let bytes = mark.to_vec().into();
+            durably(log, |log, done| log.save_vote(group, bytes, done)).await?;
         }
     }
     Ok(mark)
-}
-
-async fn write(write: impl FnOnce(heliograph_storage::Done)) -> Result<(), Error> {
-    let (done, durable) = oneshot::channel();
-    // Whoever waits for it is there: this function.
-    write(Box::new(move |result| drop(done.send(result))));
-    durable.await.unwrap_or(Err(Error::Closed))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ShardHandle,
-    context::META,
+    context::{META, shard_of},
     machine::Limits,
     member::Member,
     model::{KeyHasher, SLOTS, ShardId, Slot},
@@ -105,7 +105,7 @@ impl Topology {
     pub(crate) fn placement_of(&self, group: GroupId) -> Option<&Placement> {
         match group {
             META => Some(&self.meta),
-            shard => self.shards.get(usize::try_from(shard.0 - 1).ok()?),
+            shard => self.shards.get(usize::from(shard_of(shard)?.0)),
         }
     }
 

@@ -6,8 +6,6 @@ mod support;
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    net::TcpListener,
-    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -28,41 +26,16 @@ impl Drop for Served {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn init_tls(dir: &Path) {
-    let tls = dir.to_str().unwrap();
-    let output = support::heliograph(&["init-tls", "--dir", tls, "--node", "1=127.0.0.1"]);
-    assert!(output.status.success(), "{output:?}");
-}
-
 impl Served {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let tls = dir.path().join("tls");
-        init_tls(&tls);
-        let (https, peer) = (free_port(), free_port());
-        let roster = fs::read_to_string(tls.join("cluster.toml")).unwrap();
-        let config = format!(
-            "{}\n[node]\nid = 1\ndata-dir = \"../data\"\n\n\
-             [peer]\nlisten = \"127.0.0.1:{peer}\"\ncertificate-file = \"node-1.crt\"\n\
-             private-key-file = \"node-1.key\"\nca-file = \"cluster-ca.crt\"\n\n\
-             [client]\nlisten = \"127.0.0.1:{https}\"\ncertificate-file = \"node-1-https.crt\"\n\
-             private-key-file = \"node-1-https.key\"\n\n[log]\nformat = \"json\"\n",
-            roster.replace("[cluster]", "[cluster]\nreplicas = 1")
+        support::init_tls(dir.path());
+        let https = support::free_port();
+        let sections = format!(
+            "[client]\nlisten = \"127.0.0.1:{https}\"\ncertificate-file = \"node-1-https.crt\"\n\
+             private-key-file = \"node-1-https.key\"\n\n[log]\nformat = \"json\"\n"
         );
-        let path = tls.join("heliograph.toml");
-        fs::write(&path, config).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_heliograph"))
-            .arg("serve")
-            .arg("--config")
-            .arg(path)
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = support::serve_alone(dir.path(), "replicas = 1", &sections);
         let served = Self { child, url: format!("https://127.0.0.1:{https}"), dir };
         support::within(150, || match served.log().find("\"ready\"") {
             Some(_) => Ok(()),

@@ -6,7 +6,7 @@ mod support;
 use std::{fs, path::Path, process::Output};
 
 use serde_json::Value;
-use support::{Dev, HttpNode};
+use support::{Dev, HttpNode, text};
 
 /// Runs `heliograph cluster ARGS --data-dir DIR`.
 fn cluster(dir: &Path, args: &[&str]) -> Output {
@@ -14,10 +14,6 @@ fn cluster(dir: &Path, args: &[&str]) -> Output {
     all.extend(args);
     all.extend(["--data-dir", dir.to_str().unwrap()]);
     support::heliograph(&all)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 fn json(output: &Output) -> Value {

@@ -6,7 +6,6 @@ mod support;
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Instant,
@@ -42,42 +41,16 @@ impl Drop for Served {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Served {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let tls = dir.path().join("tls");
-        let made = support::heliograph(&[
-            "init-tls",
-            "--dir",
-            tls.to_str().unwrap(),
-            "--node",
-            "1=127.0.0.1",
-        ]);
-        assert!(made.status.success(), "{made:?}");
-        let (http, peer) = (free_port(), free_port());
-        let roster = fs::read_to_string(tls.join("cluster.toml")).unwrap();
-        let config = format!(
-            "{}\n[node]\nid = 1\ndata-dir = \"../data\"\n\n\
-             [peer]\nlisten = \"127.0.0.1:{peer}\"\ncertificate-file = \"node-1.crt\"\n\
-             private-key-file = \"node-1.key\"\nca-file = \"cluster-ca.crt\"\n\n\
-             [client]\nlisten = \"127.0.0.1:{http}\"\ntls = \"off\"\n\n\
-             [storage]\nkey-epoch = \"{KEY_EPOCH}\"\nlog-segment-size = \"1MiB\"\n",
-            roster.replace("[cluster]", "[cluster]\nreplicas = 1\nshards = 2")
+        support::init_tls(dir.path());
+        let http = support::free_port();
+        let sections = format!(
+            "[client]\nlisten = \"127.0.0.1:{http}\"\ntls = \"off\"\n\n\
+             [storage]\nkey-epoch = \"{KEY_EPOCH}\"\nlog-segment-size = \"1MiB\"\n"
         );
-        let path = tls.join("heliograph.toml");
-        fs::write(&path, config).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_heliograph"))
-            .arg("serve")
-            .arg("--config")
-            .arg(path)
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = support::serve_alone(dir.path(), "replicas = 1\nshards = 2", &sections);
         let served = Self { child, url: format!("http://127.0.0.1:{http}"), dir };
         support::within(150, || match served.log().contains("ready") {
             true => Ok(()),

@@ -6,13 +6,12 @@ mod support;
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::Value;
-use support::{Dev, HttpNode, within};
+use support::{Dev, HttpNode, free_port, text, within};
 
 /// How long moving the replicas of an idle cluster may take on a busy machine.
 const MOVE_SECONDS: u64 = 180;
@@ -63,14 +62,6 @@ fn kill(pid: u32) {
     support::kill(pid);
     let process = PathBuf::from(format!("/proc/{pid}"));
     within(60, || if process.exists() { Err(pid) } else { Ok(()) });
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// The directory of a `heliograph dev` and its operator.

@@ -11,16 +11,12 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Dev, HttpNode};
+use support::{Dev, HttpNode, text};
 
 fn verify(dir: &Path, args: &[&str]) -> Output {
     let mut all = vec!["verify", dir.to_str().unwrap()];
     all.extend(args);
     support::heliograph(&all)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// All files below `dir` and what is in them.

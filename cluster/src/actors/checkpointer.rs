@@ -158,9 +158,6 @@ impl CheckpointerState {
         seen.snapshot_index = index;
         seen.snapshot_at = Instant::now();
         seen.snapshot_log_bytes = log_bytes;
-        // openraft builds the snapshot in a task of its own and purges the log up to it.
-        if let Err(error) = group.raft.trigger().snapshot().await {
-            tracing::warn!(group = group.id.0, %error, "raft is gone");
-        }
+        group.write_snapshot().await;
     }
 }

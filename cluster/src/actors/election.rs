@@ -114,9 +114,7 @@ pub(crate) async fn balance_leaders(context: &Context) {
     for group in context.all_groups() {
         let Some(placement) = topology.placement_of(group.id) else { continue };
         let heir = heir(&topology, placement, context.local(), |node| context.may_lead(node));
-        if let Some(heir) = heir
-            && context.may_lead(heir)
-        {
+        if let Some(heir) = heir {
             transfer_if_ready(context, &group, heir).await;
         }
     }
@@ -127,18 +125,19 @@ fn heir(
     topology: &Topology,
     placement: &Placement,
     local: NodeId,
-    is_live: impl Fn(NodeId) -> bool,
+    is_ready: impl Fn(NodeId) -> bool,
 ) -> Option<NodeId> {
     let may_lead = |node: NodeId| topology.member(node).is_some_and(Member::may_lead);
     let mut able = placement.target.iter().filter(|replica| may_lead(replica.node));
     if may_lead(local) {
         // While replicas move the leader stays what it is: it looks after the move.
         let preferred = able.next()?.node;
-        return (placement.is_settled() && preferred != local).then_some(preferred);
+        let is_other = placement.is_settled() && preferred != local;
+        return (is_other && is_ready(preferred)).then_some(preferred);
     }
     // Only a replica that is in place has a vote, and what it takes to lead.
     let mut ready = able.filter(|replica| placement.held.contains(replica));
-    ready.find(|replica| is_live(replica.node)).map(|replica| replica.node)
+    ready.find(|replica| is_ready(replica.node)).map(|replica| replica.node)
 }
 
 /// Hands leadership to `heir` if this node leads and `heir` lives, votes and is caught up.

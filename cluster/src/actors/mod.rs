@@ -1,5 +1,5 @@
-//! The actors of a node: shard, checkpointer, keys, pulse, controller, mailbox, and the node that
-//! supervises them.
+//! The actors of a node: shard, checkpointer, keys, pulse, controller, reconciler, scrubber, mailbox,
+//! and the node that supervises them.
 
 pub(crate) mod checkpointer;
 pub(crate) mod controller;

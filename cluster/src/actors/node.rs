@@ -1,6 +1,6 @@
 //! The node actor: starts, stops and supervises replicas, and with them checkpointer, keys, pulse,
-//! controller and reconciler. When one of those dies the node ends: its Raft state cannot be trusted
-//! beside a dead actor.
+//! controller, reconciler and scrubber. When one of those dies the node ends: its Raft state cannot be
+//! trusted beside a dead actor.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use super::{
     time::ShardTime,
 };
 use crate::{
-    context::{Context, META, NodeFailure, OpenError, group_of},
+    context::{Context, META, NodeFailure, OpenError, group_of, shard_of},
     fail_safe, formation,
     meta::{MetaCommand, MetaOutcome},
     metrics,
@@ -105,7 +105,7 @@ impl Actor for NodeActor {
         }
         let done = match message {
             NodeMessage::Look => state.look(&myself).await,
-            NodeMessage::StartMeta(incarnation) => state.start_meta(incarnation).await,
+            NodeMessage::StartMeta(incarnation) => state.start_meta(&myself, incarnation).await,
             NodeMessage::Reseed(group) => {
                 state.stop(&myself, group).await;
                 state.begin_anew(group);
@@ -154,7 +154,7 @@ impl NodeState {
                 (Move::Start(incarnation), Some(shard)) => {
                     self.start_shard(myself, &topology, shard, incarnation).await?;
                 }
-                (Move::Start(incarnation), None) => self.start_meta(incarnation).await?,
+                (Move::Start(incarnation), None) => self.start_meta(myself, incarnation).await?,
                 (Move::Drop, _) => {
                     self.stop(myself, group).await;
                     self.drop_data(group).await;
@@ -179,19 +179,19 @@ impl NodeState {
         }
     }
 
-    async fn start_meta(&mut self, incarnation: u32) -> Result<(), NodeFailure> {
-        let context = &self.context;
-        let damaged = context.damaged.lock().get(&META).copied();
-        let running = context.group(META);
-        let held = running.as_ref().map(|group| group.incarnation()).or(damaged);
+    async fn start_meta(
+        &mut self,
+        myself: &ActorRef<NodeMessage>,
+        incarnation: u32,
+    ) -> Result<(), NodeFailure> {
+        let damaged = self.context.damaged.lock().get(&META).copied();
+        let running = self.context.group(META).map(|group| group.incarnation());
+        let held = running.or(damaged);
         if held.is_some_and(|held| held >= incarnation) {
             return Ok(());
         }
         // The registry says that what is here is no replica of meta any more.
-        if let Some(running) = running {
-            context.groups.write().remove(&META);
-            running.stop().await;
-        }
+        self.stop(myself, META).await;
         if held.is_some() && !self.drop_data(META).await {
             return Ok(());
         }
@@ -202,7 +202,7 @@ impl NodeState {
     async fn stop(&mut self, myself: &ActorRef<NodeMessage>, group: GroupId) {
         let Some(running) = self.context.groups.write().remove(&group) else { return };
         tracing::info!(group = group.0, incarnation = running.incarnation(), "stopping a replica");
-        let shard = self.shards.keys().copied().find(|shard| group_of(*shard) == group);
+        let shard = shard_of(group);
         if let Some(shard) = shard {
             self.context.shards.remove(shard);
         }

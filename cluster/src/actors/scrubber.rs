@@ -12,11 +12,7 @@ use heliograph_storage::{Error, GroupId, ScrubStep, SnapshotInfo};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
 
-use crate::{
-    context::Context,
-    fail_safe, metrics,
-    raft::{RaftGroup, offload},
-};
+use crate::{context::Context, fail_safe, metrics, raft::offload};
 
 /// How often the scrubber looks whether somebody ran into damage, or a pass is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -183,17 +179,11 @@ impl ScrubberState {
             Err(error) => {
                 count_damages(1);
                 tracing::error!(group = id.0, %error, "a snapshot is damaged: writing another");
-                write_another(&group).await;
+                // From the rows, which are compared with their digest on the way.
+                group.write_snapshot().await;
                 (0, None)
             }
         }
-    }
-}
-
-/// Writes a snapshot from the rows, which are compared with their digest on the way.
-pub(crate) async fn write_another(group: &RaftGroup) {
-    if let Err(error) = group.raft.trigger().snapshot().await {
-        tracing::warn!(group = group.id.0, %error, "raft is gone");
     }
 }
 

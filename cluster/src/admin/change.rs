@@ -1,18 +1,16 @@
 //! Brings an operator's change to the meta leader.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{AdminCommand, AdminError, AdminOutcome};
+use super::{AdminCommand, AdminError, AdminOutcome, LEADER_PAUSE};
 use crate::{
     context::Context,
     meta::MetaOutcome,
     registry::{self, Told},
 };
 
-/// The pause before the meta leader is looked for again: an election takes a few of them.
-const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// The longest address: a DNS name, a colon, a port.
 const ADDRESS_BYTES_MAX: usize = 253 + 6;
 /// The longest zone: a word of the operator's.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use heliograph_storage::GroupId;
 use heliograph_transport::NodeId;
 
 use super::{
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::{
     context::{META, group_of},
+    inspect::group_name,
     member::{Member, MemberState},
     placement::Progress,
     raft::{incarnation_of, node_of},
@@ -47,7 +49,7 @@ pub(crate) fn compose(known: &Known<'_>) -> ClusterStatus {
     let nodes: Vec<_> = known.topology.members.iter().map(|m| node(known, m, &groups)).collect();
     let moves: Vec<_> = groups.iter().filter_map(move_of).collect();
     ClusterStatus {
-        cluster_id: known.cluster_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        cluster_id: hex::encode(known.cluster_id),
         topology_version: known.topology.version,
         answered_by: known.asked,
         health: health(&nodes, &groups, &moves),
@@ -81,14 +83,16 @@ fn health(nodes: &[NodeStatus], groups: &[GroupStatus], moves: &[MoveStatus]) ->
 
 fn groups(known: &Known<'_>) -> Vec<GroupStatus> {
     let topology = known.topology;
-    let meta = group(known, META.0, "meta".to_owned(), &topology.meta);
-    let shards = topology.shards().zip(&topology.shards).map(|(shard, placement)| {
-        group(known, group_of(shard).0, format!("shard {}", shard.0), placement)
-    });
+    let meta = group(known, META, &topology.meta);
+    let shards = topology
+        .shards()
+        .zip(&topology.shards)
+        .map(|(shard, placement)| group(known, group_of(shard), placement));
     std::iter::once(meta).chain(shards).collect()
 }
 
-fn group(known: &Known<'_>, id: u32, name: String, placement: &Placement) -> GroupStatus {
+fn group(known: &Known<'_>, group: GroupId, placement: &Placement) -> GroupStatus {
+    let (id, name) = (group.0, group_name(group));
     let replicas = |replicas: &[Replica]| -> Vec<ReplicaStatus> {
         let status = |one: &Replica| ReplicaStatus { node: one.node, incarnation: one.incarnation };
         replicas.iter().map(status).collect()

@@ -12,19 +12,17 @@ use serde_bytes::ByteBuf;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    AdminError,
-    wire::{self, AdminAnswer, AdminRequest},
+    AdminError, LEADER_PAUSE,
+    ask::ask,
+    wire::{AdminAnswer, AdminRequest},
 };
 use crate::{
-    context::{Context, META},
-    model::ShardId,
+    context::{Context, META, shard_of},
     raft::{offload, position},
 };
 
-/// Bytes of a piece: half a frame.
+/// Bytes of a piece: half a frame. It goes by the bulk connection, which delays nobody.
 const PIECE_BYTES: usize = 2 * 1024 * 1024;
-/// The pause before a group's leader is looked for again: an election takes a few of them.
-const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// How long it is looked for: a few elections.
 const LEADER_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -50,11 +48,9 @@ pub struct GroupCopy {
 
 impl GroupCopy {
     fn info(&self) -> Option<SnapshotInfo> {
-        let digits = self.applied.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
-        let applied: Option<Vec<u8>> = digits.map(byte).collect();
+        let applied = hex::decode(&self.applied).ok()?.into();
         let group = GroupId(self.group);
-        Some(SnapshotInfo { group, id: self.id, applied: applied?.into(), bytes: self.bytes })
+        Some(SnapshotInfo { group, id: self.id, applied, bytes: self.bytes })
     }
 }
 
@@ -71,7 +67,9 @@ pub(super) async fn copy(
         if let Some(leader) = leader_of(context, GroupId(group)) {
             let answer = match leader == context.local() {
                 true => copy_here(context, group, deadline).await,
-                false => ask(context, leader, &AdminRequest::Copy { group }, deadline).await,
+                false => {
+                    ask(context, leader, Lane::Bulk, &AdminRequest::Copy { group }, deadline).await
+                }
             };
             match answer {
                 Some(AdminAnswer::Copied(copy)) => return Ok(copy),
@@ -92,8 +90,7 @@ fn leader_of(context: &Context, group: GroupId) -> Option<NodeId> {
     if group == META {
         return context.group(META)?.leads().leader;
     }
-    let shard = ShardId(u16::try_from(group.0 - 1).ok()?);
-    Some(context.leaders.leader(shard)?.0)
+    Some(context.leaders.leader(shard_of(group)?)?.0)
 }
 
 /// Writes a copy on this node, if it leads the group.
@@ -123,7 +120,7 @@ pub(super) async fn copy_here(
         id: info.id,
         term: place.term,
         index: place.index,
-        applied: info.applied.iter().map(|byte| format!("{byte:02x}")).collect(),
+        applied: hex::encode(&info.applied),
         bytes: info.bytes,
     }))
 }
@@ -138,7 +135,9 @@ pub(super) async fn piece(
     let (node, group) = (copy.node, copy.group);
     let answer = match node == context.local() {
         true => Some(piece_here(context, &copy, offset).await),
-        false => ask(context, node, &AdminRequest::Piece { copy, offset }, deadline).await,
+        false => {
+            ask(context, node, Lane::Bulk, &AdminRequest::Piece { copy, offset }, deadline).await
+        }
     };
     match answer {
         Some(AdminAnswer::Piece(bytes)) => Ok(bytes.into_vec().into()),
@@ -152,16 +151,4 @@ pub(super) async fn piece_here(context: &Context, copy: &GroupCopy, offset: u64)
     let snapshots = std::sync::Arc::clone(&context.storages.snapshots);
     let read = offload(move || snapshots.read_chunk(&info, offset, PIECE_BYTES)).await;
     read.map_or(AdminAnswer::Gone, |bytes| AdminAnswer::Piece(ByteBuf::from(bytes.to_vec())))
-}
-
-/// Asks another node on the bulk connection, which delays nobody.
-async fn ask(
-    context: &Context,
-    node: NodeId,
-    request: &AdminRequest,
-    deadline: Instant,
-) -> Option<AdminAnswer> {
-    let request = wire::encode(request);
-    let answer = context.network.call(node, Lane::Bulk, request, deadline).await.ok()?;
-    wire::decode(&answer)
 }

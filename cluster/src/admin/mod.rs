@@ -8,6 +8,7 @@
 //! - `wire`: what nodes ask each other for it.
 //! - `service`: the node's [`ClusterAdmin`].
 
+mod ask;
 mod change;
 mod command;
 mod compose;
@@ -19,6 +20,8 @@ mod service;
 mod types;
 mod wire;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use heliograph_transport::BoxFuture;
 use tokio::time::Instant;
@@ -29,6 +32,9 @@ pub use error::AdminError;
 pub use types::*;
 
 pub(crate) use service::{Admin, answer};
+
+/// The pause before a group's leader is looked for again: an election takes a few of them.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// The cluster as its operators see it. Any node answers for the whole cluster. Every call has a
 /// deadline, passed down and never reset.

@@ -1,18 +1,16 @@
 //! Evens the load out when an operator asks for it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use heliograph_transport::Lane;
 use tokio::time::Instant;
 
 use super::{
-    AdminError,
-    wire::{self, AdminAnswer, AdminRequest},
+    AdminError, LEADER_PAUSE,
+    ask::ask,
+    wire::{AdminAnswer, AdminRequest},
 };
 use crate::context::{Context, META};
-
-/// The pause before the meta leader is looked for again: an election takes a few of them.
-const LEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Has the node that leads meta even the load out now.
 pub(super) async fn rebalance(context: &Arc<Context>, deadline: Instant) -> Result<(), AdminError> {
@@ -21,9 +19,7 @@ pub(super) async fn rebalance(context: &Arc<Context>, deadline: Instant) -> Resu
         let answer = match context.group(META).and_then(|meta| meta.leads().leader) {
             Some(leader) if leader == context.local() => Some(rebalance_here(context)),
             Some(leader) => {
-                let request = wire::encode(&AdminRequest::Rebalance);
-                let answer = context.network.call(leader, Lane::Urgent, request, deadline).await;
-                answer.ok().and_then(|answer| wire::decode(&answer))
+                ask(context, leader, Lane::Urgent, &AdminRequest::Rebalance, deadline).await
             }
             None => None,
         };

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     AdminCommand, AdminError, AdminOutcome, ClusterAdmin, ClusterStatus, GroupCopy,
+    ask::ask,
     change::change,
     compose::{Heard, Known, compose},
     copy, rebalance,
@@ -38,7 +39,7 @@ impl Admin {
         let asked = topology.members.iter().map(|member| async move {
             let report = match member.id == context.local() {
                 true => Some(report(context).await),
-                false => ask(context, member.id, deadline).await,
+                false => reported(context, member.id, deadline).await,
             };
             let silence = context.detector.lock().silence(member.id, Instant::now());
             (member.id, Heard { report, silence })
@@ -84,10 +85,8 @@ impl ClusterAdmin for Admin {
     }
 }
 
-async fn ask(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeReport> {
-    let request = wire::encode(&AdminRequest::Report);
-    let answer = context.network.call(node, Lane::Urgent, request, deadline).await.ok()?;
-    match wire::decode(&answer)? {
+async fn reported(context: &Context, node: NodeId, deadline: Instant) -> Option<NodeReport> {
+    match ask(context, node, Lane::Urgent, &AdminRequest::Report, deadline).await? {
         AdminAnswer::Report(report) => Some(report),
         _ => None,
     }

@@ -13,12 +13,12 @@ use crate::{
     Config, ConfigError, Storages,
     context::META,
     features::FEATURES_KNOWN,
+    inspect::group_name,
     machine::ShardMachine,
     member::Member,
     meta::MetaMachine,
     placement,
     raft::{Applied, GroupLog, forced_membership, log_id, position, raft_id},
-    recovery::name_of,
     replica::Placement,
     topology::Topology,
 };
@@ -125,7 +125,7 @@ pub fn check(manifest: &Manifest, config: &Config) -> Result<(), RestoreError> {
     if manifest.format != BACKUP_FORMAT {
         return Err(RestoreError::Format(manifest.format));
     }
-    if hex(&config.cluster_id) == manifest.cluster_id {
+    if hex::encode(config.cluster_id) == manifest.cluster_id {
         return Err(RestoreError::SameCluster);
     }
     Ok(config.validate()?)
@@ -237,7 +237,7 @@ impl Plan {
 fn find(copied: &Copied, backup: &dyn SnapshotStore) -> Result<SnapshotInfo, RestoreError> {
     let group = GroupId(copied.copy.group);
     let info = backup.current(group).ok_or_else(|| damaged(group, "its file is not there"))?;
-    if info.bytes != copied.copy.bytes || hex(&info.applied) != copied.copy.applied {
+    if info.bytes != copied.copy.bytes || hex::encode(&info.applied) != copied.copy.applied {
         return Err(damaged(group, "its file is not the one that the manifest names"));
     }
     Ok(info)
@@ -270,15 +270,11 @@ fn failed_with(group: GroupId) -> impl Fn(heliograph_storage::Error) -> RestoreE
 }
 
 fn storage(group: GroupId, source: std::io::Error) -> RestoreError {
-    RestoreError::Storage { group: name_of(group), source }
+    RestoreError::Storage { group: group_name(group), source }
 }
 
 fn damaged(group: GroupId, reason: &'static str) -> RestoreError {
-    RestoreError::Damaged { group: name_of(group), reason }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    RestoreError::Damaged { group: group_name(group), reason }
 }
 
 #[cfg(test)]

@@ -43,17 +43,17 @@ fn backup() -> (Manifest, MemorySnapshots) {
         drop(write);
         let info = store.write(&state, frozen).unwrap();
         let bytes = store.read_chunk(&info, 0, CHUNK_BYTES_MAX).unwrap();
-        let (node, applied) = (node(1), hex(&info.applied));
+        let (node, applied) = (node(1), hex::encode(&info.applied));
         let copy = GroupCopy { group, node, id: 1, term: 5, index: 40, applied, bytes: info.bytes };
         let blake3 = blake3::hash(&bytes).to_hex().to_string();
-        let name = name_of(GroupId(group));
+        let name = group_name(GroupId(group));
         groups.push(Copied { name, copy, blake3, tally: Tally::default() });
     }
     let manifest = Manifest {
         format: BACKUP_FORMAT,
         backup_id: "b".into(),
         release: "0".into(),
-        cluster_id: hex(&OLD),
+        cluster_id: hex::encode(OLD),
         begun_ms: 1,
         ended_ms: 2,
         shards: 2,
@@ -158,7 +158,7 @@ async fn what_does_not_fit_is_refused() {
     let (manifest, store) = backup();
     let one = config(1, 1);
     let refused = async |manifest: &Manifest| run(manifest, &store, &one).await.unwrap_err();
-    let same = Manifest { cluster_id: hex(&NEW), ..manifest.clone() };
+    let same = Manifest { cluster_id: hex::encode(NEW), ..manifest.clone() };
     assert!(matches!(refused(&same).await, RestoreError::SameCluster));
     let newer = Manifest { format: BACKUP_FORMAT + 1, ..manifest.clone() };
     assert!(matches!(refused(&newer).await, RestoreError::Format(_)));

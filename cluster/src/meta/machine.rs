@@ -6,7 +6,7 @@ use heliograph_transport::NodeId;
 
 use super::{MetaCommand, MetaOutcome, version_one};
 use crate::{
-    context::META,
+    context::{META, shard_of},
     member::{Member, MemberState},
     replica::{Placement, RenewError, Replica},
     topology::Topology,
@@ -177,8 +177,8 @@ impl Topology {
         if group == META {
             return Ok(&mut self.meta);
         }
-        let shard = usize::try_from(group.0 - 1).ok();
-        let placement = shard.and_then(|shard| self.shards.get_mut(shard));
+        let shard = shard_of(group);
+        let placement = shard.and_then(|shard| self.shards.get_mut(usize::from(shard.0)));
         placement.ok_or(MetaOutcome::UnknownGroup(group))
     }
 

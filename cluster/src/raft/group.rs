@@ -99,6 +99,13 @@ impl RaftGroup {
         self.core.retire().await;
     }
 
+    /// Has a snapshot written, by openraft in a task of its own; the log is purged up to it.
+    pub(crate) async fn write_snapshot(&self) {
+        if let Err(error) = self.raft.trigger().snapshot().await {
+            tracing::warn!(group = self.id.0, %error, "raft is gone");
+        }
+    }
+
     /// Whether it was told to stop.
     pub(crate) fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::Acquire)

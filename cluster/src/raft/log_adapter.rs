@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use heliograph_storage::{Error, GroupId, Health, LogEntry, LogGroup, LogStore, Position};
+use heliograph_storage::{Done, Error, GroupId, Health, LogEntry, LogGroup, LogStore, Position};
 use openraft::{
     EntryPayload, LogState, RaftLogReader,
     entry::RaftEntry,
@@ -143,22 +143,8 @@ impl GroupLog {
         self.store.group(self.group).purged.map(|position| position.index)
     }
 
-    async fn durably(
-        &self,
-        write: impl FnOnce(&dyn LogStore, heliograph_storage::Done),
-    ) -> Result<(), Error> {
-        let (done, durable) = oneshot::channel();
-        write(
-            self.store.as_ref(),
-            Box::new(move |result| {
-                // The waiting side is gone only when Raft is shutting down.
-                let _ = done.send(result);
-            }),
-        );
-        match durable.await {
-            Ok(result) => result,
-            Err(_) => Err(Error::Closed),
-        }
+    async fn durably(&self, write: impl FnOnce(&dyn LogStore, Done)) -> Result<(), Error> {
+        durably(self.store.as_ref(), write).await
     }
 
     /// Waits until all that was appended so far is durable here. An entry may be applied before,
@@ -173,6 +159,17 @@ impl GroupLog {
         let upto = position(upto);
         self.durably(|store, done| store.purge(self.group, upto, done)).await
     }
+}
+
+/// Writes to the log and waits until that is durable.
+pub(crate) async fn durably(
+    store: &dyn LogStore,
+    write: impl FnOnce(&dyn LogStore, Done),
+) -> Result<(), Error> {
+    let (done, durable) = oneshot::channel();
+    // The waiting side is gone only when the node is shutting down.
+    write(store, Box::new(move |result| drop(done.send(result))));
+    durable.await.unwrap_or(Err(Error::Closed))
 }
 
 /// openraft speaks `io::Error`.

@@ -19,7 +19,7 @@ mod types;
 pub(crate) use self::{
     core::{Applied, GroupCore, GroupKind},
     group::RaftGroup,
-    log_adapter::{GroupLog, log_id, position},
+    log_adapter::{GroupLog, durably, log_id, position},
     network_adapter::GroupNetworkFactory,
     offload::offload,
     rpc::decode_head,

@@ -14,7 +14,6 @@ mod apply;
 mod plan;
 mod survey;
 
-use heliograph_storage::GroupId;
 use heliograph_transport::NodeId;
 
 pub use apply::apply;
@@ -58,12 +57,4 @@ pub enum RecoveryError {
     /// There is no registry.
     #[error("these nodes never were in a formed cluster")]
     NotFormed,
-}
-
-/// `meta` or `shard 3`.
-pub(crate) fn name_of(group: GroupId) -> String {
-    match group.0 {
-        0 => "meta".to_owned(),
-        shard => format!("shard {}", shard - 1),
-    }
 }

@@ -6,9 +6,10 @@ use heliograph_storage::GroupId;
 use heliograph_transport::NodeId;
 use serde::Serialize;
 
-use super::{Holding, RecoveryError, Survey, name_of};
+use super::{Holding, RecoveryError, Survey};
 use crate::{
     context::META,
+    inspect::group_name,
     raft::{incarnation_of, node_of},
 };
 
@@ -94,7 +95,7 @@ pub fn plan(survey: &Survey, survivors: &[NodeId]) -> Result<RecoveryPlan, Recov
 }
 
 fn group_plan(group: GroupId, holdings: Option<&Vec<Holding>>) -> Result<GroupPlan, RecoveryError> {
-    let no_survivor = || RecoveryError::NoSurvivor { group: name_of(group) };
+    let no_survivor = || RecoveryError::NoSurvivor { group: group_name(group) };
     let holdings = holdings.ok_or_else(no_survivor)?;
     // Who has no vote by its own word was never part of a quorum: what it holds may be old.
     let votes = |h: &&Holding| h.voters.iter().flatten().any(|voter| node_of(*voter) == h.node);
@@ -107,7 +108,7 @@ fn group_plan(group: GroupId, holdings: Option<&Vec<Holding>>) -> Result<GroupPl
     let lost: BTreeSet<NodeId> =
         all.iter().filter(|replica| !survives(replica)).map(|replica| node_of(*replica)).collect();
     Ok(GroupPlan {
-        name: name_of(group),
+        name: group_name(group),
         group,
         lost_quorum: !is_quorum(&best.voters, &voters),
         kept_from: best.node,

@@ -15,6 +15,7 @@ use super::RecoveryError;
 use crate::{
     Storages, Topology,
     context::META,
+    inspect::group_name,
     raft::{Applied, GroupCore, GroupKind, GroupLog},
     watch,
 };
@@ -107,7 +108,7 @@ async fn look(survivor: &Survivor, group: GroupId) -> Result<Option<Holding>, Re
 }
 
 pub(super) fn storage_error(node: NodeId, group: GroupId, error: &dyn Display) -> RecoveryError {
-    let reason = format!("{}: {error}", super::name_of(group)).into();
+    let reason = format!("{}: {error}", group_name(group)).into();
     RecoveryError::Storage { node, reason }
 }
 

@@ -85,20 +85,25 @@ fn sim_a_leader_that_drains_stalls_nobody() {
     });
 }
 
+/// A device whose node goes away, and where that sends it.
+async fn sent_away(cluster: &Cluster) -> (Principal, ResumeHint) {
+    let bob = Device::register(cluster, 0, "bob").await;
+    let principal = bob.authenticate(cluster, 0).await.unwrap();
+    cluster.node(0).drain(Duration::from_secs(5)).await;
+    let mut hint = None;
+    eventually("a node to go on at", || {
+        hint = cluster.relay(0).farewell(&principal);
+        hint.is_some()
+    })
+    .await;
+    (principal, hint.unwrap())
+}
+
 #[test]
 fn sim_a_ticket_is_taken_once_and_by_its_node_alone() {
     simulate(33, |seed| async move {
         let cluster = Cluster::start(seed).await;
-        let bob = Device::register(&cluster, 0, "bob").await;
-        let principal = bob.authenticate(&cluster, 0).await.unwrap();
-        cluster.node(0).drain(Duration::from_secs(5)).await;
-        let mut hint = None;
-        eventually("a node to go on at", || {
-            hint = cluster.relay(0).farewell(&principal);
-            hint.is_some()
-        })
-        .await;
-        let hint = hint.unwrap();
+        let (principal, hint) = sent_away(&cluster).await;
         let target = target(&hint);
         assert_ne!(target, 0, "not the one that goes away");
         let refused = Err(RelayError::Unauthenticated);
@@ -121,16 +126,7 @@ fn sim_a_ticket_is_taken_once_and_by_its_node_alone() {
 fn sim_a_ticket_does_not_outlive_its_key() {
     simulate(34, |seed| async move {
         let cluster = Cluster::start(seed).await;
-        let bob = Device::register(&cluster, 0, "bob").await;
-        let principal = bob.authenticate(&cluster, 0).await.unwrap();
-        cluster.node(0).drain(Duration::from_secs(5)).await;
-        let mut hint = None;
-        eventually("a node to go on at", || {
-            hint = cluster.relay(0).farewell(&principal);
-            hint.is_some()
-        })
-        .await;
-        let hint = hint.unwrap();
+        let (principal, hint) = sent_away(&cluster).await;
         let relay = cluster.relay(target(&hint));
         relay.revoke(&principal, RevokeScope::ThisKey, deadline()).await.unwrap();
         let bearer = relay.resume(&hint.ticket).unwrap();

@@ -243,10 +243,46 @@ fn read_into(from: impl Read + Send + 'static, to: &Arc<Mutex<String>>) -> threa
     })
 }
 
+/// A free port.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What a process printed.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Makes the certificates of node 1, a cluster of its own on loopback, in `DIR/tls`.
+pub(crate) fn init_tls(dir: &Path) {
+    let tls = dir.join("tls");
+    let made = heliograph(&["init-tls", "--dir", tls.to_str().unwrap(), "--node", "1=127.0.0.1"]);
+    assert!(made.status.success(), "{made:?}");
+}
+
+/// Starts that node on `DIR/data`, logging to `DIR/log`: `cluster` are keys of its section, `more`
+/// all sections that say something.
+pub(crate) fn serve_alone(dir: &Path, cluster: &str, more: &str) -> Child {
+    let tls = dir.join("tls");
+    let roster = std::fs::read_to_string(tls.join("cluster.toml")).unwrap();
+    let config = format!(
+        "{}\n[node]\nid = 1\ndata-dir = \"../data\"\n\n\
+         [peer]\nlisten = \"127.0.0.1:{}\"\ncertificate-file = \"node-1.crt\"\n\
+         private-key-file = \"node-1.key\"\nca-file = \"cluster-ca.crt\"\n\n{more}",
+        roster.replace("[cluster]", &format!("[cluster]\n{cluster}")),
+        free_port()
+    );
+    let path = tls.join("heliograph.toml");
+    std::fs::write(&path, config).unwrap();
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_heliograph"));
+    command.arg("serve").arg("--config").arg(path).stderr(log).spawn().unwrap()
+}
+
 /// The first of `count` free ports in a row.
 fn free_ports(count: u16) -> u16 {
     within(10, || {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let first = free_port();
         let last = first.checked_add(count - 1).ok_or(first)?;
         let free = (first..=last).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
         if free { Ok(first) } else { Err(first) }
