@@ -1,6 +1,11 @@
 //! Why storage could not do what it was asked.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A storage error. Clonable, since one failed sync fails every write that waited for it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -103,4 +108,15 @@ pub fn is_disk_trouble(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
         || error.raw_os_error() == Some(INPUT_OUTPUT)
+}
+
+/// An [`Error::Io`].
+pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io { operation, path: path.to_path_buf(), source: Arc::new(source) }
+}
+
+/// Makes durable which names are in a directory.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| io_error("fsync", dir, source))
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use heliograph_cluster::backup::{self, Manifest, RestoreError, Restored};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{args::RestoreArgs, directory};
@@ -11,7 +10,7 @@ use crate::{
     cli::Output,
     cluster::block_on,
     config::Config,
-    console::say,
+    console::{self, say},
     exit::{Failure, OrExit as _, Reason},
     serve,
 };
@@ -26,7 +25,10 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let dir = serve::data_dir(&config)?;
     dir.begin_restore().or_exit(Reason::DataDirectory)?;
     let storages = serve::storages(&config.storage, &dir)?;
-    let bar = bar(manifest.groups.len());
+    let bar = console::progress_bar(
+        "{spinner} {bar:30} {pos} of {len} groups {msg}",
+        manifest.groups.len() as u64,
+    );
     let restored = block_on(async {
         let progress = |group: &str| {
             bar.set_message(group.to_owned());
@@ -51,14 +53,6 @@ fn failure(error: RestoreError) -> Failure {
         _ => Reason::Configuration,
     };
     Failure::new(reason, error)
-}
-
-fn bar(groups: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {bar:30} {pos} of {len} groups {msg}")
-        .expect("the template is constant");
-    let bar = ProgressBar::new(groups as u64).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 fn time(unix_ms: u64) -> String {

@@ -9,14 +9,14 @@ use heliograph_cluster::{
     backup::{BACKUP_FORMAT, Copied, Manifest, Tally},
 };
 use heliograph_storage::{FileSnapshots, GroupId, SnapshotStore as _};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 
 use super::{args::BackupArgs, directory::NewBackup};
 use crate::{
     cli::Output,
     clock,
     cluster::{Target, block_on},
-    console::say,
+    console::{self, say},
     exit::{Failure, OrExit as _, Reason},
 };
 
@@ -67,7 +67,10 @@ async fn take(args: &BackupArgs, target: &Target) -> Result<Manifest, Failure> {
     let status = target.status().await?;
     let backup = NewBackup::create(&args.to, args.keys.as_deref())?;
     let begun_ms = wall_ms();
-    let bar = bar(status.groups.len());
+    let bar = console::progress_bar(
+        "{spinner} {bar:30} {pos} of {len} groups, {msg}",
+        status.groups.len() as u64,
+    );
     let mut groups = Vec::with_capacity(status.groups.len());
     let (mut total, mut bytes) = (Tally::default(), 0);
     for group in &status.groups {
@@ -100,14 +103,6 @@ async fn take(args: &BackupArgs, target: &Target) -> Result<Manifest, Failure> {
 
 fn wall_ms() -> u64 {
     u64::try_from(clock::since_epoch().as_millis()).unwrap_or(u64::MAX)
-}
-
-fn bar(groups: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {bar:30} {pos} of {len} groups, {msg}")
-        .expect("the template is constant");
-    let bar = ProgressBar::new(groups as u64).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 /// Copies one group; where its copy is lost on the way, another one.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use heliograph_api::client::NodeChange;
 use heliograph_cluster::ClusterStatus;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio::time::Instant;
 
 use super::{goal::Goal, target::Target};
 use crate::{
+    console,
     exit::{Failure, Reason},
     signals::{Asked, Signals},
 };
@@ -49,7 +50,7 @@ async fn interrupted(signals: &mut Signals) {
 }
 
 async fn reach(target: &Target, goal: Goal) -> Result<ClusterStatus, Failure> {
-    let bar = progress_bar();
+    let bar = console::progress_bar("{spinner} {bar:30} {pos} of {len} {msg} ({elapsed})", 0);
     let mut heard = Instant::now();
     loop {
         match target.status().await {
@@ -79,12 +80,4 @@ fn show(bar: &ProgressBar, left: u64, what: &'static str) {
     bar.set_length(total);
     bar.set_position(total - left);
     bar.set_message(what);
-}
-
-fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {bar:30} {pos} of {len} {msg} ({elapsed})")
-        .expect("the template is constant");
-    let bar = ProgressBar::new(0).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressStyle};
+
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
@@ -20,7 +20,7 @@ use super::{
     ready::{self, Answer},
 };
 use crate::{
-    console::say,
+    console::{self, say},
     exit::{Failure, OrExit as _, Reason},
     files::{self, Access},
     signals::Signals,
@@ -138,7 +138,10 @@ impl Supervisor<'_> {
             let address = node.http;
             waiting.spawn(async move { (index, ready::wait(address, deadline).await) });
         }
-        let bar = progress_bar(self.layout.nodes.len());
+        let bar = console::progress_bar(
+            "  {spinner} {pos} of {len} nodes ready ({elapsed})",
+            self.layout.nodes.len() as u64,
+        );
         loop {
             tokio::select! {
                 // A person's wish first, then bad news, then good.
@@ -287,14 +290,6 @@ fn print_tail(log: &Path) {
     for line in tail(log) {
         say!("  | {line}");
     }
-}
-
-fn progress_bar(nodes: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("  {spinner} {pos} of {len} nodes ready ({elapsed})")
-        .expect("the template is constant");
-    let bar = ProgressBar::new(nodes as u64).with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }
 
 fn remove(path: &Path) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::error::{io_error, sync_dir};
 
 const SUFFIX: &str = ".key";
 /// A key that is not yet durable; no byte was sealed with it.
@@ -145,15 +146,6 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     file.sync_all()?;
     file.take(READ_BYTES_MAX).read_to_end(&mut content)?;
     Ok(content)
-}
-
-fn sync_dir(dir: &Path) -> Result<(), Error> {
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|source| io_error("fsync", dir, source))
-}
-
-fn io_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Io { operation, path: path.to_path_buf(), source: Arc::new(source) }
 }
 
 /// Key files in memory, for tests and simulations: survives a [`Keyring`](super::Keyring), can be

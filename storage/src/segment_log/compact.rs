@@ -160,7 +160,7 @@ pub(super) fn read_span(
         if source.kind() == ErrorKind::UnexpectedEof {
             return Ok(Err(Damage { path: path(), offset: span.start, reason: CUT }));
         }
-        return Err(super::open::io_error("read", &path(), source));
+        return Err(crate::error::io_error("read", &path(), source));
     }
     let mut places = Vec::with_capacity(span.entries.len());
     for (index, slot) in &span.entries {

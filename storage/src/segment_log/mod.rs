@@ -126,7 +126,7 @@ impl SegmentLog {
         });
         let user: Weak<dyn KeyUser> = Arc::downgrade(&(shared.clone() as Arc<dyn KeyUser>));
         shared.config.keys.register(user);
-        let error = |source| open::io_error("start a thread", &dir, source);
+        let error = |source| crate::error::io_error("start a thread", &dir, source);
         let reader = Reader::start(shared.clone()).map_err(error)?;
         let writer = Writer::new(shared.clone(), disk, opened.active);
         let thread = std::thread::Builder::new().name("log-writer".into());

@@ -1,6 +1,6 @@
 //! Opening the log: reads all segments, makes what is there durable, starts a new segment.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
     body::{self, GroupRow},
@@ -15,6 +15,7 @@ use super::{
     report::{OpenReport, Tear},
     scan::{Item, scan},
 };
+use crate::error::io_error;
 use crate::{Error, GroupId, Keyring, seal::KEY_NONE};
 
 /// Held by the process that has the log open.
@@ -161,11 +162,6 @@ pub(super) fn roll(
     };
     let (header, bytes, _) = plan.bytes(rows);
     create(disk, config, &header, &bytes)
-}
-
-/// An [`Error::Io`].
-pub(super) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Io { operation, path: path.to_owned(), source: Arc::new(source) }
 }
 
 struct NewSegment<'a> {

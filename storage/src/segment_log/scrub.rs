@@ -14,11 +14,11 @@ use super::{
         ALIGN, Chain, Kind, LOG_GROUP, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES,
         SegmentHeader, padded, record_at, u32_at,
     },
-    open::io_error,
     replay::segment_path,
     report::Damage,
     shared::Shared,
 };
+use crate::error::io_error;
 use crate::{Error, GroupId, ScrubStep, metrics};
 
 const UNSOUND: &str = "bytes that were durable are unsound";

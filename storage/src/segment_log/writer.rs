@@ -10,10 +10,11 @@ use super::{
     disk::Disk,
     format::{Kind, LOG_GROUP, RECORD_HEADER_BYTES, RecordHeader, padded},
     index::Slot,
-    open::{Active, Segment, io_error, roll},
+    open::{Active, Segment, roll},
     replay::segment_path,
     shared::{Change, Inner, Phase, Shared, Waiting, Write, record_bytes},
 };
+use crate::error::io_error;
 use crate::{
     Error, GroupId, LogEntry, metrics,
     seal::{KEY_NONE, Sealer},

@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 use super::{
     cover::{Cover, CoverError, HEADER_BYTES},
-    medium::{Part, ReadAt, io_error},
+    medium::{Part, ReadAt},
 };
+use crate::error::io_error;
 use crate::{
     Error, Keyring, metrics,
     seal::{KEY_NONE, KeyView, SEAL_BYTES, Sealer},

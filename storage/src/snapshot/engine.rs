@@ -13,11 +13,12 @@ use parking_lot::Mutex;
 
 use super::{
     block::{BlockReader, BlockWriter, Written},
-    medium::{Listed, Medium, io_error},
+    medium::{Listed, Medium},
     receiver::Receiver,
     rows::{APPLIED_BYTES_MAX, RowReader, RowWriter},
     store::{CHUNK_BYTES_MAX, SnapshotInfo, SnapshotReceiver},
 };
+use crate::error::io_error;
 use crate::{
     Error, Frozen, GroupId, GroupState, Keyring, ScrubStep, metrics,
     seal::{KeyUser, Reseal},

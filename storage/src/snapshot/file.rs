@@ -15,9 +15,10 @@ use rustix::fs::{Advice, fadvise};
 
 use super::{
     engine::Engine,
-    medium::{Listed, Medium, Part, ReadAt, io_error},
+    medium::{Listed, Medium, Part, ReadAt},
     store::{SnapshotInfo, SnapshotReceiver, SnapshotStore},
 };
+use crate::error::{io_error, sync_dir};
 use crate::{Error, Frozen, GroupId, GroupState, Health, Keyring, ScrubStep};
 
 /// Snapshot files in a directory.
@@ -228,9 +229,4 @@ pub(super) fn open(path: &Path) -> io::Result<OpenFile> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     Ok(OpenFile { file, bytes })
-}
-
-fn sync_dir(dir: &Path) -> Result<(), Error> {
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|error| io_error("fsync", dir, error))
 }

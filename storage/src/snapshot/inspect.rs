@@ -12,8 +12,9 @@ use super::{
     block::BlockReader,
     engine::{check_ends, parse_name},
     file::open,
-    medium::{ReadAt, io_error},
+    medium::ReadAt,
 };
+use crate::error::io_error;
 use crate::{Error, GroupId, Keyring};
 
 /// A snapshot file as it was found.

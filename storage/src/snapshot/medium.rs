@@ -1,10 +1,6 @@
 //! Where snapshot bytes live: real files, or memory.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::PathBuf, sync::Arc};
 
 use crate::Error;
 
@@ -57,8 +53,4 @@ pub(super) trait Medium: Send + Sync {
 
     /// The path of a name, for errors.
     fn path(&self, name: &str) -> PathBuf;
-}
-
-pub(super) fn io_error(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    Error::Io { operation, path: path.to_path_buf(), source: Arc::new(error) }
 }

@@ -27,6 +27,7 @@ use super::{
     store::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX},
 };
 use crate::Error;
+use crate::error::io_error;
 
 pub(super) const JOURNAL_FILE: &str = "checkpoint.journal";
 
@@ -209,10 +210,6 @@ fn take_change(content: &mut Bytes) -> Option<Change> {
     let key = content.split_to(key_bytes);
     let value = content.split_to(value_bytes);
     Some((key, is_put.then_some(value)))
-}
-
-fn io_error(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    Error::Io { operation, path: path.to_path_buf(), source: std::sync::Arc::new(error) }
 }
 
 /// Reads `input` with its checksum mostly put right: it gives an entry that is written to the same

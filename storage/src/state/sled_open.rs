@@ -16,6 +16,7 @@ use rustix::{
 };
 
 use crate::Error;
+use crate::error::io_error;
 
 /// The name of sled's one file of rows.
 pub(super) const DATABASE_FILE: &str = "db";
@@ -27,10 +28,6 @@ const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Unreadable databases kept for inspection. They are copies of what snapshot and log hold.
 const ASIDE_MAX: u32 = 2;
-
-pub(super) fn io_error(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    Error::Io { operation, path: path.to_path_buf(), source: Arc::new(error) }
-}
 
 /// Runs a sled call; a panic inside becomes an error.
 pub(super) fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, Error> {

@@ -30,13 +30,12 @@ use super::{
     keys::GroupRow,
     row_seal::{RowError, close_all, close_system, open_value},
     sled_config::{SledConfig, StateOpen},
-    sled_open::{
-        DATABASE_FILE, guarded, io_error, is_content, move_aside, refuse_if_locked, sync_all,
-    },
+    sled_open::{DATABASE_FILE, guarded, is_content, move_aside, refuse_if_locked, sync_all},
     sled_reseal::Pass,
     store::{StateStore, check_batch},
     verify,
 };
+use crate::error::io_error;
 use crate::{
     Error, Health, Keyring, metrics,
     seal::{KeyUser, KeyView},
