@@ -47,9 +47,19 @@ pub(super) fn negotiated(connection: &Connection) -> Option<HelloVersion> {
     ALPN.iter().find(|(known, _)| *known == name).map(|(_, version)| *version)
 }
 
-/// The largest UDP payload to send and take. 8,952 bytes: a jumbo frame of 9,000 less the IPv6 and
-/// UDP headers. Path discovery settles on what the way carries.
-const UDP_PAYLOAD_BYTES_MAX: u16 = 8_952;
+/// The largest UDP payload to send and take. 6,550 bytes: quinn hands the kernel up to ten datagrams
+/// in one call, and what such a call may carry is bounded like a single datagram. Where it is more, the
+/// kernel refuses all ten, quinn takes that for a loss, and a connection with much to say says nothing
+/// any more. Path discovery settles on what the way carries.
+const UDP_PAYLOAD_BYTES_MAX: u16 = 6_550;
+
+/// Datagrams that quinn sends in one call at most (its `MAX_TRANSMIT_SEGMENTS`).
+const SEGMENTS_MAX: usize = 10;
+
+/// What one call may carry: a datagram of IPv4 without its headers.
+const CALL_BYTES_MAX: usize = 65_535 - 20 - 8;
+
+const _: () = assert!(UDP_PAYLOAD_BYTES_MAX as usize * SEGMENTS_MAX <= CALL_BYTES_MAX);
 
 /// What the round trip is taken for before the first measurement. 20 ms: a lost first packet in a
 /// data centre is repeated in 60 ms instead of a second.
