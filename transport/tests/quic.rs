@@ -130,3 +130,26 @@ async fn second_process_under_one_identity_is_refused_until_the_first_has_ended(
     twin.event(PeerEvent::Connected(two.id)).await;
     two.event(PeerEvent::Connected(one.id)).await;
 }
+
+/// More than the kernel takes in one call is on its way in both directions: every call of quinn is
+/// filled. A batch that the kernel refuses is lost to quinn, and with it the next one, and the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_with_much_to_say_goes_on() {
+    const CALLS: u32 = 64;
+    const BYTES: usize = 1 << 20;
+    let (one, two) = pair(&mut QuicHarness::new(CALLS as usize)).await;
+    // Path discovery has gone as far as it will.
+    for _ in 0..200 {
+        one.network.call(two.id, Lane::Urgent, Bytes::from_static(b"a"), patient()).await.unwrap();
+    }
+    let payload = Bytes::from(vec![7; BYTES]);
+    let calls = (0..CALLS).map(|lane| {
+        let (network, payload) = (Arc::clone(&one.network), payload.clone());
+        tokio::spawn(async move {
+            network.call(NodeId(2), Lane::Shared(lane), payload, patient()).await
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap().unwrap().len(), BYTES);
+    }
+}
