@@ -13,6 +13,8 @@
 
 mod actors;
 mod admin;
+#[cfg(test)]
+mod allocations_test;
 pub mod backup;
 mod config;
 mod context;

@@ -4,6 +4,8 @@
 //! [`Network`] is the contract; it has a QUIC implementation and a simulated one, and both pass
 //! the same contract suite.
 
+#[cfg(test)]
+mod allocations_test;
 mod backoff;
 #[cfg(test)]
 mod fixtures_test;

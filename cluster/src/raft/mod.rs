@@ -1,5 +1,7 @@
 //! openraft over our log, rows and network.
 
+#[cfg(test)]
+pub(crate) mod allocations_test;
 mod core;
 mod group;
 mod log_adapter;

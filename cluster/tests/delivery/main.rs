@@ -2,6 +2,7 @@
 //! network and disks.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod allocations;
 mod bulk;
 mod cluster;
 mod device;

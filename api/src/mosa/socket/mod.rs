@@ -1,5 +1,7 @@
 //! MOSA over WebSocket: one device's connection.
 
+#[cfg(test)]
+mod allocations_test;
 mod frames;
 mod mailbox;
 mod open;
