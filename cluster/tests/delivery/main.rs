@@ -7,6 +7,7 @@ mod bulk;
 mod cluster;
 mod device;
 mod drain;
+mod rolling;
 mod scenarios;
 mod snapshots;
 mod trouble;
