@@ -139,14 +139,17 @@ impl Detector {
                 !peer.is_suspected
                     && now.saturating_duration_since(peer.last_heard) < SUSPICION_LIFE
             })
+            .filter(|(_, peer)| !peer.suspects.is_empty())
             .map(|(node, peer)| (*node, peer.suspects.clone()))
             .collect();
         for (node, peer) in &mut self.peers {
+            // Asked of suspects alone: all peers' voices on all peers, with each beat, would cost a
+            // core at a thousand nodes.
             let is_seconded =
-                voices.iter().any(|(voice, suspects)| voice != node && suspects.contains(node));
+                || voices.iter().any(|(voice, suspects)| voice != node && suspects.contains(node));
             // Nobody knows better than the node itself.
             let says_unfit = peer.suspects.contains(node);
-            let is_condemned = peer.is_suspected && (is_seconded || says_unfit);
+            let is_condemned = peer.is_suspected && (says_unfit || is_seconded());
             if is_condemned && !peer.is_condemned {
                 verdict.condemned.push(*node);
             }

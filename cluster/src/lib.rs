@@ -16,6 +16,8 @@ mod admin;
 #[cfg(test)]
 mod allocations_test;
 pub mod backup;
+#[cfg(test)]
+mod capacity_test;
 mod config;
 mod context;
 mod delivery;
