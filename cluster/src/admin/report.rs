@@ -9,13 +9,18 @@ use crate::{
     raft::{RaftGroup, offload},
 };
 
+/// What a node without space says of itself. Its clients are served through it: load balancers
+/// (`/readyz`) are told nothing of it, operators are.
+const SHORT: &str = "short of disk space: it takes no new messages and leads nothing";
+
 /// Looks at this node.
 pub(crate) async fn report(context: &Context) -> NodeReport {
     let host = std::sync::Arc::clone(&context.config.host);
     let version = host.version().to_owned();
     let disk = offload(move || host.disk()).await;
     let groups = context.all_groups().iter().map(|group| group_report(group)).collect();
-    let not_ready = context.not_ready_reason().map(str::to_owned);
+    let lacks = context.fitness.is_short().then_some(SHORT);
+    let not_ready = context.not_ready_reason().or(lacks).map(str::to_owned);
     let progress = context.controller.progress();
     NodeReport { version, not_ready, disk, groups, progress }
 }
