@@ -71,9 +71,13 @@ impl RoutePlan {
         Step::Pause(pause)
     }
 
-    /// Takes note that `node` did not help.
-    pub(crate) fn missed(&mut self, node: NodeId, missed: Missed) {
+    /// Takes note that `node` did not help; `leader` is who is known to lead by now.
+    pub(crate) fn missed(&mut self, node: NodeId, missed: Missed, leader: Option<NodeId>) {
         match missed {
+            // It was left because another one leads now, or that became known meanwhile. To go
+            // through the replicas instead would ask a dead preferred leader first, until the
+            // connection to it is given up.
+            Missed::Lost if leader.is_some_and(|leader| leader != node) => self.hint = leader,
             Missed::NotLeader(Some(leader)) if leader != node && self.hints < HINTS_MAX => {
                 self.hints += 1;
                 self.hint = Some(leader);
@@ -104,7 +108,7 @@ mod tests {
     fn the_known_leader_is_asked_first() {
         let mut plan = RoutePlan::new(&[A, B, C], Some(C));
         assert_eq!(plan.step(None), Step::Ask(C));
-        plan.missed(C, Missed::Lost);
+        plan.missed(C, Missed::Lost, Some(C));
         assert_eq!(plan.step(None), Step::Ask(A));
     }
 
@@ -112,23 +116,34 @@ mod tests {
     fn hints_are_followed_but_not_in_circles() {
         let mut plan = RoutePlan::new(&[A, B, C], None);
         assert_eq!(plan.step(None), Step::Ask(A));
-        plan.missed(A, Missed::NotLeader(Some(B)));
+        plan.missed(A, Missed::NotLeader(Some(B)), None);
         assert_eq!(plan.step(None), Step::Ask(B));
-        plan.missed(B, Missed::NotLeader(Some(A)));
+        plan.missed(B, Missed::NotLeader(Some(A)), None);
         assert_eq!(plan.step(None), Step::Ask(A));
-        plan.missed(A, Missed::NotLeader(Some(B)));
+        plan.missed(A, Missed::NotLeader(Some(B)), None);
         assert_eq!(plan.step(None), Step::Ask(B), "as the next replica, not as a hint");
-        plan.missed(B, Missed::NotLeader(Some(A)));
+        plan.missed(B, Missed::NotLeader(Some(A)), None);
         assert_eq!(plan.step(None), Step::Ask(C));
-        plan.missed(C, Missed::NotLeader(None));
+        plan.missed(C, Missed::NotLeader(None), None);
         assert_eq!(plan.step(None), Step::Pause(PAUSE_FIRST));
+    }
+
+    #[test]
+    fn who_was_left_for_a_new_leader_is_not_asked_again_before_it() {
+        let mut plan = RoutePlan::new(&[A, B, C], Some(A));
+        assert_eq!(plan.step(Some(A)), Step::Ask(A));
+        plan.missed(A, Missed::Lost, Some(C));
+        assert_eq!(plan.step(Some(C)), Step::Ask(C));
+        // Lost as well, and nobody else is known: the replicas in turn.
+        plan.missed(C, Missed::Lost, Some(C));
+        assert_eq!(plan.step(Some(C)), Step::Ask(A));
     }
 
     #[test]
     fn a_node_that_names_itself_is_not_asked_at_once() {
         let mut plan = RoutePlan::new(&[A, B], None);
         assert_eq!(plan.step(None), Step::Ask(A));
-        plan.missed(A, Missed::NotLeader(Some(A)));
+        plan.missed(A, Missed::NotLeader(Some(A)), None);
         assert_eq!(plan.step(None), Step::Ask(B));
     }
 
@@ -138,13 +153,13 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             assert_eq!(plan.step(None), Step::Ask(A));
-            plan.missed(A, Missed::Lost);
+            plan.missed(A, Missed::Lost, None);
             let Step::Pause(pause) = plan.step(None) else { panic!("all were asked") };
             pauses.push(pause.as_millis());
         }
         assert_eq!(pauses, [20, 40, 80, 160, 320, 320, 320]);
         assert_eq!(plan.step(None), Step::Ask(A));
-        plan.missed(A, Missed::Lost);
+        plan.missed(A, Missed::Lost, None);
         assert_eq!(plan.step(Some(C)), Step::Pause(PAUSE_MAX));
         assert_eq!(plan.step(None), Step::Ask(C));
     }
@@ -153,7 +168,7 @@ mod tests {
     fn a_leader_that_may_not_act_yet_is_waited_for() {
         let mut plan = RoutePlan::new(&[A, B, C], Some(B));
         assert_eq!(plan.step(None), Step::Ask(B));
-        plan.missed(B, Missed::NotActing);
+        plan.missed(B, Missed::NotActing, None);
         assert_eq!(plan.step(Some(B)), Step::Pause(PAUSE_FIRST));
         assert_eq!(plan.step(None), Step::Ask(B));
     }

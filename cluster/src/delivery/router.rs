@@ -194,7 +194,7 @@ impl Router {
                 Attempt::Lost => Missed::Lost,
             };
             ::metrics::counter!(metrics::REQUESTS_REROUTED_TOTAL).increment(1);
-            plan.missed(node, missed);
+            plan.missed(node, missed, self.leader(shard));
         }
     }
 

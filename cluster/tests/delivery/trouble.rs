@@ -90,6 +90,29 @@ fn sim_traffic_goes_on_within_two_seconds_of_a_leaders_death() {
 }
 
 #[test]
+fn sim_traffic_goes_on_within_two_seconds_of_a_leaders_partition() {
+    for seed in 50..60 {
+        simulate(seed, |seed| async move {
+            let cluster = Cluster::start(seed).await;
+            let alice = Device::register(&cluster, 0, "alice").await;
+            let bob = Device::register(&cluster, 0, "bob").await;
+            let leader = cluster.leader_of(&bob.id).await;
+            let at = (leader + 1) % NODES;
+            send_surely(&cluster, at, &alice, &bob, "before").await;
+            cluster.fabric.isolate(heliograph_transport::NodeId(leader as u16 + 1));
+            let began = Instant::now();
+            // One request, which waits at a node that can be reached.
+            let message = alice.message(&bob, "after", Priority::Normal);
+            cluster.relay(at).send(message, deadline()).await.unwrap();
+            // The sender's own key may have been leased by the one that is cut off.
+            alice.authenticate(&cluster, at).await.unwrap();
+            let gap = began.elapsed();
+            assert!(gap < Duration::from_secs(2), "seed {seed}: {gap:?}");
+        });
+    }
+}
+
+#[test]
 fn sim_a_connection_outlives_a_network_that_loses_and_cuts() {
     for seed in 60..70 {
         simulate(seed, |seed| async move {
