@@ -46,7 +46,10 @@ pub(crate) struct Known<'a> {
 /// Composes the status.
 pub(crate) fn compose(known: &Known<'_>) -> ClusterStatus {
     let groups = groups(known);
-    let nodes: Vec<_> = known.topology.members.iter().map(|m| node(known, m, &groups)).collect();
+    let members = known.topology.members.iter();
+    let mut nodes: Vec<_> = members.map(|member| node(known, member, &groups)).collect();
+    // The registry has them as they came.
+    nodes.sort_by_key(|node| node.id);
     let moves: Vec<_> = groups.iter().filter_map(move_of).collect();
     ClusterStatus {
         cluster_id: hex::encode(known.cluster_id),

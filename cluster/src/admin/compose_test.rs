@@ -9,7 +9,8 @@ fn topology() -> Topology {
     let nodes = [1, 2, 3].map(NodeId);
     Topology {
         version: 7,
-        members: (1..=3).map(member).collect(),
+        // Node 2 left, and joined again.
+        members: [1, 3, 2].map(member).to_vec(),
         meta: Placement::formed(&nodes),
         shards: vec![Placement::formed(&nodes)],
         settings: Settings::default(),
@@ -53,6 +54,7 @@ fn a_whole_cluster_is_healthy() {
     assert_eq!(status.progress, None, "its leader did not tell");
     let leads: Vec<_> = status.nodes.iter().map(|node| (node.leads, node.holds)).collect();
     assert_eq!(leads, [(1, 2), (1, 2), (0, 2)]);
+    assert!(status.nodes.is_sorted_by_key(|node| node.id));
     assert!(status.nodes.iter().all(|node| node.ready && node.silent_ms.is_none()));
     let shard = &status.groups[1];
     assert_eq!((shard.name.as_str(), shard.leader, shard.term), ("shard 0", Some(NodeId(2)), 4));
