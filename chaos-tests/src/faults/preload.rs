@@ -1,7 +1,7 @@
 //! The library that makes disks fail (`preload/powercut.c`), and what it needs for one node.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -17,6 +17,17 @@ use crate::cluster::run_directory;
 /// Between two looks at whether a fault was met.
 const POLL: Duration = Duration::from_millis(10);
 
+/// The source, as it was when this program was built: it works wherever the program is brought.
+const SOURCE: [(&str, &str); 4] = [
+    ("powercut.c", include_str!("../../preload/powercut.c")),
+    ("files.h", include_str!("../../preload/files.h")),
+    ("rules.h", include_str!("../../preload/rules.h")),
+    ("shadow.h", include_str!("../../preload/shadow.h")),
+];
+/// Names another compiler than `cc`.
+const COMPILER_VARIABLE: &str = "CC";
+const COMPILER: &str = "cc";
+
 /// The built library; it is built on the first call.
 ///
 /// # Errors
@@ -28,16 +39,31 @@ pub fn library() -> Result<PathBuf> {
     if let Some(path) = &*built {
         return Ok(path.clone());
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("preload/powercut.c");
-    let own = run_directory()?.join(format!("powercut-{}.so", std::process::id()));
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]).arg(&own);
-    let status = compiler.arg(&source).args(["-ldl", "-lpthread"]).status();
-    ensure!(status.context("no C compiler")?.success(), "{} does not compile", source.display());
-    // Whole under its name: another test process may use it.
-    let path = run_directory()?.join("powercut.so");
-    fs::rename(&own, &path)?;
+    let compiler = std::env::var_os(COMPILER_VARIABLE).unwrap_or_else(|| COMPILER.into());
+    let path = build(&run_directory()?, &compiler)?;
     Ok(built.insert(path).clone())
+}
+
+/// Builds the library into a directory.
+fn build(directory: &Path, compiler: &OsStr) -> Result<PathBuf> {
+    let own = tempfile::tempdir_in(directory)?;
+    for (name, text) in SOURCE {
+        fs::write(own.path().join(name), text)?;
+    }
+    let (source, fresh) = (own.path().join("powercut.c"), own.path().join("powercut.so"));
+    let mut command = Command::new(compiler);
+    command.args(["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]).arg(&fresh);
+    command.arg(&source).args(["-ldl", "-lpthread"]);
+    let name = compiler.to_string_lossy();
+    let output = command.output().with_context(|| {
+        format!("disks cannot be made to fail: there is no C compiler {name} (Debian package gcc)")
+    })?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name} does not compile the library for disks: {errors}");
+    // Whole under its name: another test process may use it.
+    let path = directory.join("powercut.so");
+    fs::rename(&fresh, &path)?;
+    Ok(path)
 }
 
 /// A directory whose disk can be made to fail under one process.
@@ -105,5 +131,20 @@ impl FaultyDisk {
 
     fn met_path(&self) -> PathBuf {
         self.control.with_extension("met")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_is_built_without_the_source_tree_and_no_compiler_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = build(dir.path(), OsStr::new(COMPILER)).unwrap();
+        assert!(fs::metadata(path).unwrap().len() > 0);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+        let error = build(dir.path(), OsStr::new("no-such-compiler")).unwrap_err();
+        assert!(format!("{error:#}").contains("no C compiler no-such-compiler"), "{error:#}");
     }
 }
