@@ -12,12 +12,13 @@
 //! * [`mod@checker`] gives verdicts.
 //! * [`trial`] puts a cluster, a workload and a verdict together.
 //! * [`mod@run`] does that by a profile, and [`report`] tells what came of it: the `chaos` program.
-//! * [`namespace`] is a network of our own.
+//! * [`namespace`] is a network of our own, [`descriptors`] as many files as may be.
 //! * [`load`] measures how much, how fast, how much memory.
 
 pub mod checker;
 pub mod clock;
 pub mod cluster;
+pub mod descriptors;
 pub mod faults;
 pub mod history;
 pub mod load;

@@ -24,8 +24,10 @@ pub enum Wiring {
     Proxied,
 }
 
-/// The most nodes: the largest cluster that is tested.
-pub(super) const NODES_MAX: u16 = 5;
+/// The most nodes that a cluster is formed of: the largest one that is tested.
+const FOUNDERS_MAX: u16 = 5;
+/// The most nodes at a time: one joins before another leaves.
+pub(super) const NODES_MAX: u16 = FOUNDERS_MAX + 1;
 /// What clients, peers and operators are served at, counted from the block's first port.
 const HTTP: u16 = 0;
 const PEER: u16 = 1;
@@ -64,7 +66,7 @@ impl Layout {
         nodes: u16,
         wiring: Wiring,
     ) -> Result<Self> {
-        ensure!((1..=NODES_MAX).contains(&nodes), "a cluster has 1 to {NODES_MAX} nodes");
+        ensure!((1..=FOUNDERS_MAX).contains(&nodes), "a cluster has 1 to {FOUNDERS_MAX} nodes");
         let members: Vec<u16> = (1..=nodes).collect();
         fs::create_dir_all(dir)?;
         let mut command = Command::new(binary);
@@ -92,6 +94,18 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Signs and configures one node more, where that was not done before.
+    pub(super) fn enlist(&self, binary: &Path, id: u16) -> Result<()> {
+        ensure!((1..=NODES_MAX).contains(&id), "nodes are numbered up to {NODES_MAX}");
+        let tls = self.dir.join("tls");
+        if !tls.join(format!("node-{id}.crt")).exists() {
+            let mut command = Command::new(binary);
+            command.args(["init-tls", "--dir"]).arg(&tls).arg("--add-node").arg(spec(id));
+            run(&mut command)?;
+        }
+        self.configure(id)
+    }
+
     /// What is known of a node before it runs.
     pub(super) fn node(&self, id: u16) -> NodeInfo {
         let dir = self.node_dir(id);
@@ -104,6 +118,11 @@ impl Layout {
             config: dir.join("heliograph.toml"),
             log: dir.join("log"),
         }
+    }
+
+    /// The id of a node that joins.
+    pub(super) fn newcomer(&self) -> u16 {
+        self.members.len() as u16 + 1
     }
 
     /// The ids of the first members.

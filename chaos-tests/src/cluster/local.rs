@@ -66,13 +66,16 @@ const FAULTY_SETTINGS: [(&str, &str); 4] = [
 #[derive(Debug)]
 pub struct LocalCluster {
     options: Options,
+    layout: Layout,
     nodes: Vec<NodeInfo>,
+    /// Those that have left.
+    former: BTreeMap<u16, NodeInfo>,
     running: BTreeMap<u16, Process>,
     disks: BTreeMap<u16, FaultyDisk>,
     clocks: BTreeMap<u16, FaultyClock>,
     links: Option<Links>,
-    /// The files with the tokens of nodes that begin anew.
-    tokens: BTreeMap<u16, PathBuf>,
+    /// The files with the tokens of nodes that join or begin anew.
+    pub(super) tokens: BTreeMap<u16, PathBuf>,
     /// What each node is started from.
     binaries: BTreeMap<u16, PathBuf>,
     dir: TempDir,
@@ -105,12 +108,15 @@ impl LocalCluster {
         let links = match options.wiring {
             Wiring::Direct => None,
             Wiring::Proxied => {
-                let peers = nodes.iter().map(|node| (node.id, layout.peer_address(node.id)));
-                Some(Links::start(peers.collect()).await?)
+                // With one for a node that joins later.
+                let ids = 1..=layout.newcomer();
+                Some(Links::start(ids.map(|id| (id, layout.peer_address(id))).collect()).await?)
             }
         };
         let mut cluster = Self {
             options,
+            layout,
+            former: BTreeMap::new(),
             binaries: nodes.iter().map(|node| (node.id, binary.clone())).collect(),
             nodes,
             running: BTreeMap::new(),
@@ -123,8 +129,10 @@ impl LocalCluster {
             _ports: ports,
             _turn: turn,
         };
-        cluster.make_faulty()?;
         let ids = cluster.ids();
+        for id in &ids {
+            cluster.make_faulty(*id)?;
+        }
         if let Err(error) = cluster.start_all(&ids).await {
             cluster.keep_logs = true;
             return Err(error);
@@ -132,18 +140,53 @@ impl LocalCluster {
         Ok(cluster)
     }
 
-    /// Puts each node on a disk and a clock that can fail, where that is asked for.
-    fn make_faulty(&mut self) -> Result<()> {
-        for node in &self.nodes {
-            let beside = node.data_dir.parent().context("a node has a directory")?;
-            if let Disks::Faulty { .. } = self.options.disks {
-                self.disks.insert(node.id, FaultyDisk::new(&node.data_dir, beside)?);
-            }
-            if self.options.clocks == Clocks::Faulty {
-                self.clocks.insert(node.id, FaultyClock::new(beside)?);
-            }
+    /// Puts a node on a disk and a clock that can fail, where that is asked for.
+    fn make_faulty(&mut self, id: u16) -> Result<()> {
+        let data = self.node(id)?.data_dir.clone();
+        let beside = data.parent().context("a node has a directory")?;
+        if let Disks::Faulty { .. } = self.options.disks {
+            self.disks.insert(id, FaultyDisk::new(&data, beside)?);
+        }
+        if self.options.clocks == Clocks::Faulty {
+            self.clocks.insert(id, FaultyClock::new(beside)?);
         }
         Ok(())
+    }
+
+    /// Makes all that a node needs that is to join; answers where its peers will reach it.
+    pub(super) fn enlist(&mut self, id: u16) -> Result<SocketAddr> {
+        let binary = self.first_build()?;
+        self.layout.enlist(&binary, id)?;
+        self.former.remove(&id);
+        self.nodes.push(self.layout.node(id));
+        self.nodes.sort_by_key(|node| node.id);
+        self.binaries.entry(id).or_insert(binary);
+        self.make_faulty(id)?;
+        Ok(self.layout.peer_address(id))
+    }
+
+    /// Node `id` has left and does not run: its disk is for somebody else.
+    pub(super) fn discharge(&mut self, id: u16) -> Result<()> {
+        self.lose_disk(id)?;
+        let at = self.nodes.iter().position(|node| node.id == id);
+        let node = self.nodes.remove(at.with_context(|| format!("no node {id}"))?);
+        self.former.insert(id, node);
+        Ok(())
+    }
+
+    /// Those that were there once, and those that are: all that have a log.
+    pub fn everybody(&self) -> Vec<NodeInfo> {
+        self.nodes.iter().chain(self.former.values()).cloned().collect()
+    }
+
+    /// The node that may join: it is none of the founders.
+    pub fn newcomer(&self) -> NodeInfo {
+        self.layout.node(self.layout.newcomer())
+    }
+
+    /// The admin port of node `id`, if it runs.
+    pub(super) fn running_admin(&mut self, id: u16) -> Option<SocketAddr> {
+        self.is_running(id).then(|| self.node(id).ok()?.admin).flatten()
     }
 
     async fn start_all(&mut self, ids: &[u16]) -> Result<()> {
@@ -164,7 +207,10 @@ impl LocalCluster {
     /// # Errors
     /// When it is one that cannot be made to fail.
     pub fn disk(&self, id: u16) -> Result<&FaultyDisk> {
-        self.disks.get(&id).with_context(|| format!("node {id} has no disk that can fail"))
+        self.disks.get(&id).with_context(|| match preload::library() {
+            Err(error) => format!("{error:#}"),
+            Ok(_) => format!("node {id} has no disk that can fail"),
+        })
     }
 
     /// The wall clock of node `id`.
@@ -190,15 +236,6 @@ impl LocalCluster {
     pub fn lose_disk(&mut self, id: u16) -> Result<()> {
         power::clear(&self.node(id)?.data_dir)?;
         self.disks.get(&id).map_or(Ok(()), |disk| power::clear(&disk.shadow))
-    }
-
-    /// At its next starts node `id` brings this token.
-    pub(super) fn let_join(&mut self, id: u16, token: &str) -> Result<()> {
-        let path = self.node(id)?.config.with_file_name("join-token");
-        fs::write(&path, token)?;
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        self.tokens.insert(id, path);
-        Ok(())
     }
 
     /// A hold on the process of node `id`.

@@ -8,6 +8,7 @@ mod binary;
 mod layout;
 mod local;
 mod manifest;
+mod membership;
 mod options;
 mod ports;
 mod process;

@@ -12,9 +12,6 @@ use crate::{history::Hit, wire::Rest};
 /// How long one node may take to answer: it asks all others for two seconds.
 const QUESTION: Duration = Duration::from_secs(5);
 
-/// How long a change may take: an election may be under way.
-const CHANGE: Duration = Duration::from_secs(20);
-
 /// An operator's view of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -26,6 +23,8 @@ pub struct Standing {
     pub leaders: Vec<(u32, u16, u64)>,
     /// `healthy`, `degraded` or `unavailable`.
     pub health: String,
+    /// How many groups move, or are to move.
+    pub moving: u32,
 }
 
 impl Standing {
@@ -42,20 +41,39 @@ impl Standing {
 
     fn read(status: &Value) -> Option<Self> {
         let number = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
+        let count = |value: &Value| value.as_u64().and_then(|count| u32::try_from(count).ok());
         let nodes = status["nodes"].as_array()?.iter().map(|node| {
-            let count = |name| node[name].as_u64().and_then(|count| u32::try_from(count).ok());
-            Some(Hit { node: number(&node["id"])?, leads: count("leads")?, holds: count("holds")? })
+            let (leads, holds) = (count(&node["leads"])?, count(&node["holds"])?);
+            Some(Hit { node: number(&node["id"])?, leads, holds })
         });
         let leaders = status["groups"].as_array()?.iter().filter_map(|group| {
             let id = u32::try_from(group["id"].as_u64()?).ok()?;
             Some((id, number(&group["leader"])?, group["acting_term"].as_u64()?))
         });
+        // Nobody decides on moves while the registry has no leader: then there may be some.
+        let to_do = count(&status["progress"]["to_do"]).unwrap_or(1);
+        let under_way = u32::try_from(status["moves"].as_array()?.len()).ok()?;
+        let mut nodes: Vec<Hit> = nodes.collect::<Option<_>>()?;
+        nodes.sort_by_key(|hit| hit.node);
         Some(Self {
+            moving: under_way + to_do,
             answered_by: number(&status["answered_by"])?,
-            nodes: nodes.collect::<Option<_>>()?,
+            nodes,
             leaders: leaders.collect(),
             health: status["health"].as_str()?.to_owned(),
         })
+    }
+
+    /// How many replicas a node holds; none for a node that is not a member.
+    pub fn held_by(&self, id: u16) -> Option<u32> {
+        self.nodes.iter().find(|hit| hit.node == id).map(|hit| hit.holds)
+    }
+
+    /// Whether these are the members, each group has all its replicas where they should be, and
+    /// nothing moves.
+    pub fn is_whole(&self, members: &[u16]) -> bool {
+        let ids: Vec<u16> = self.nodes.iter().map(|hit| hit.node).collect();
+        self.health == "healthy" && self.moving == 0 && ids == members
     }
 
     /// Who leads the registry, if anybody does.
@@ -71,31 +89,6 @@ impl Standing {
 }
 
 impl LocalCluster {
-    /// Tells the registry that node `id` has lost its disk; with the token that it answers the node
-    /// may begin anew at its next start.
-    ///
-    /// # Errors
-    /// When no running node takes that.
-    pub async fn replace(&mut self, id: u16) -> Result<()> {
-        let path = format!("/admin/v1/nodes/{id}/replace");
-        let mut last = None;
-        for asked in self.ids() {
-            if !self.is_running(asked) {
-                continue;
-            }
-            let admin = self.node(asked)?.admin.context("our nodes have an admin port")?;
-            let mut rest = Rest::new(admin, Some(Layout::token()));
-            match rest.post(&path, &Value::Null, CHANGE).await {
-                Ok(reply) => match reply.body["token"].as_str() {
-                    Some(token) => return self.let_join(id, token),
-                    None => last = Some(reply.unexpected()),
-                },
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.context("no node runs")?).context("the node cannot be replaced")
-    }
-
     /// What the first running node that answers says.
     ///
     /// # Errors
@@ -124,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_status_is_read() {
-        let status = json!({"answered_by": 2, "health": "healthy",
+        let mut status = json!({"answered_by": 2, "health": "healthy", "moves": [],
+            "progress": {"under_way": 0, "done": 0, "to_do": 0},
             "nodes": [{"id": 1, "leads": 0, "holds": 17}, {"id": 2, "leads": 2, "holds": 17}],
             "groups": [{"id": 0, "leader": 2, "acting_term": 3}, {"id": 1, "leader": null},
                 {"id": 2, "leader": 1, "acting_term": 4}]});
@@ -132,6 +126,13 @@ mod tests {
         assert_eq!(standing.nodes[1], Hit { node: 2, leads: 2, holds: 17 });
         assert_eq!((standing.meta_leader(), standing.own()), (Some(2), vec![(0, 3)]));
         assert_eq!(standing.leaders, [(0, 2, 3), (2, 1, 4)]);
+        assert_eq!((standing.held_by(1), standing.held_by(3)), (Some(17), None));
+        assert!(standing.is_whole(&[1, 2]) && !standing.is_whole(&[1, 2, 3]));
+        status["moves"] = json!([{"group": 3, "adding": [], "removing": []}]);
+        assert!(!Standing::read(&status).unwrap().is_whole(&[1, 2]));
+        status["moves"] = json!([]);
+        status["progress"] = Value::Null;
+        assert!(!Standing::read(&status).unwrap().is_whole(&[1, 2]), "nobody says that it rests");
         assert_eq!(Standing::read(&json!({"answered_by": 2})), None);
     }
 }

@@ -120,6 +120,16 @@ pub enum Fault {
         /// The node.
         node: u16,
     },
+    /// A node that is no member joins, with an empty disk; complete when it holds a replica.
+    Join {
+        /// The node.
+        node: u16,
+    },
+    /// A member leaves for good: its replicas move away, it is forgotten and stopped.
+    Leave {
+        /// The node.
+        node: u16,
+    },
     /// A node is stopped cleanly and started with the other build.
     Upgrade {
         /// The node.
@@ -189,6 +199,8 @@ impl Fault {
             Self::Damage { .. } => "damage",
             Self::LoseDisk { .. } => "lose-disk",
             Self::Replace { .. } => "replace",
+            Self::Join { .. } => "join",
+            Self::Leave { .. } => "leave",
             Self::Upgrade { .. } => "upgrade",
             Self::Overload { .. } => "overload",
             Self::LoadEnds => "load-ends",
@@ -215,7 +227,10 @@ impl Fault {
 
     /// Whether a cluster must bring it to its end: what is indeterminate then is a broken promise.
     pub fn must_succeed(&self) -> bool {
-        let is_change = matches!(self, Self::Stop { .. } | Self::Upgrade { .. });
+        let is_change = matches!(
+            self,
+            Self::Stop { .. } | Self::Upgrade { .. } | Self::Join { .. } | Self::Leave { .. }
+        );
         is_change || self.is_remedy()
     }
 
@@ -237,6 +252,8 @@ impl Fault {
             | Self::Damage { node, .. }
             | Self::LoseDisk { node }
             | Self::Replace { node }
+            | Self::Join { node }
+            | Self::Leave { node }
             | Self::Upgrade { node, .. } => vec![*node],
             Self::Partition { cuts, clients, .. } => {
                 let ends = cuts.iter().flat_map(|(from, to)| [*from, *to]);
@@ -272,6 +289,9 @@ impl Fault {
             Self::Heal | Self::Settle => Effect::Reached,
             // One node is away at a time, and comes back before the fault is complete.
             Self::Upgrade { .. }
+            // Who comes or goes is none of those that a majority needs at that moment.
+            | Self::Join { .. }
+            | Self::Leave { .. }
             | Self::Slow { .. }
             | Self::Links { .. }
             | Self::Calm

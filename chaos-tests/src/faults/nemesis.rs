@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     cluster::LocalCluster,
+    descriptors,
     history::{Hit, Operation, Phase, Recorder},
     namespace,
     workload::Workload,
@@ -162,14 +163,29 @@ impl Nemesis {
             Fault::LoadEnds => {
                 workload.ebb().await?;
                 if let Some(storm) = self.storm.take() {
-                    storm.end().await;
+                    return calm(storm).await;
                 }
             }
             Fault::Storm { clients } => {
+                if let Err(error) = descriptors::suffice(*clients) {
+                    return Ok(Inflicted::Skipped(format!("{error:#}")));
+                }
+                let began = Instant::now();
                 let storm = Storm::begin(&cluster.addresses(), *clients).await?;
-                let why = format!("{} clients are connected", storm.alive());
+                let (alive, took) = (storm.alive(), began.elapsed());
                 self.storm = Some(storm);
+                let why = format!("{alive} clients registered and connected in {took:.1?}");
                 return Ok(Inflicted::Installed(Some(why)));
+            }
+            Fault::Join { node } => {
+                let standing = cluster.join(*node).await?;
+                let held = standing.held_by(*node).unwrap_or_default();
+                let why = format!("{held} replicas are there, {} to come", standing.moving);
+                return Ok(Inflicted::Installed(Some(why)));
+            }
+            Fault::Leave { node } => {
+                let held = cluster.leave(*node).await?;
+                return Ok(Inflicted::Installed(Some(format!("{held} replicas moved away"))));
             }
             Fault::Replace { node } => {
                 cluster.replace(*node).await?;
@@ -240,6 +256,12 @@ impl Nemesis {
     }
 
     async fn disks(&mut self, cluster: &mut LocalCluster, fault: &Fault) -> Result<Inflicted> {
+        if let Fault::PowerCut { nodes, .. } | Fault::Disk { nodes, .. } = fault
+            && let Some(Err(error)) =
+                nodes.iter().map(|node| cluster.disk(*node)).find(Result::is_err)
+        {
+            return Ok(Inflicted::Skipped(format!("{error:#}")));
+        }
         match fault {
             Fault::PowerCut { nodes, unsynced, seed } => {
                 cluster.kill(nodes).await?;
@@ -348,16 +370,7 @@ impl Nemesis {
                 false => cluster.revive(node)?,
             }
         }
-        let until = Instant::now() + WHOLE;
-        loop {
-            let last = match cluster.standing().await {
-                Ok(standing) if standing.health == "healthy" => return Ok(()),
-                Ok(standing) => standing.health,
-                Err(error) => format!("{error:#}"),
-            };
-            ensure!(Instant::now() < until, "the cluster is not whole after {WHOLE:?}: {last}");
-            sleep(POLL).await;
-        }
+        cluster.whole(WHOLE).await
     }
 
     async fn end_beat(&mut self, node: u16) {
@@ -375,6 +388,18 @@ async fn whom(cluster: &mut LocalCluster, fault: &Fault) -> Vec<Hit> {
     }
     let Ok(standing) = cluster.standing().await else { return Vec::new() };
     standing.nodes.into_iter().filter(|hit| nodes.contains(&hit.node)).collect()
+}
+
+/// Ends a storm once all its clients have found a node again.
+async fn calm(storm: Storm) -> Result<Inflicted> {
+    let took = storm.all_in().await?;
+    let why = format!(
+        "{} clients were connected, {} times one came anew, the last {took:.1?} later",
+        storm.alive(),
+        storm.returns()
+    );
+    storm.end().await;
+    Ok(Inflicted::Installed(Some(why)))
 }
 
 async fn ready(cluster: &mut LocalCluster, nodes: &[u16]) -> Result<()> {

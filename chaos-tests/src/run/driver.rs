@@ -17,7 +17,8 @@ use super::{
 use crate::{
     checker::{self, Verdict, check},
     cluster::{Clocks, Disks, LocalCluster, Options},
-    faults::{Fault, Inflicted, Nemesis, clock},
+    descriptors,
+    faults::{Fault, Inflicted, Nemesis, clock, preload},
     history::{History, Moment, Recorder},
     workload::{Report, Workload},
 };
@@ -93,6 +94,7 @@ pub async fn run(
 ) -> Result<Finished> {
     let profile = &order.profile;
     watcher.step("starting the cluster");
+    descriptors::take_all();
     let cluster = LocalCluster::start(options(order)).await?;
     for node in cluster.ids() {
         if let Ok(disk) = cluster.disk(node) {
@@ -101,9 +103,13 @@ pub async fn run(
     }
     let started = Instant::now();
     let recorder = Recorder::new(started);
-    let mut workload = Workload::start(&cluster.addresses(), profile.config(), &recorder).await?;
+    // Clients go to whoever joins, too; before and after they find nobody there.
+    let newcomer = profile.has_newcomers().then(|| cluster.newcomer());
+    let everybody: Vec<_> = cluster.nodes().iter().cloned().chain(newcomer).collect();
+    let addresses: Vec<_> = everybody.iter().map(|node| node.http).collect();
+    let mut workload = Workload::start(&addresses, profile.config(), &recorder).await?;
     workload.start_reading();
-    let admins: Vec<_> = cluster.nodes().iter().filter_map(|node| node.admin).collect();
+    let admins: Vec<_> = everybody.iter().filter_map(|node| node.admin).collect();
     let observer = Observer::begin(&admins, &recorder, started);
     let mut drive = Drive {
         order,
@@ -141,7 +147,7 @@ fn options(order: &Order) -> Options {
     Options {
         name: "chaos",
         nodes: profile.nodes,
-        disks: match profile.faulty_disks {
+        disks: match profile.faulty_disks && preload::library().is_ok() {
             true => Disks::Faulty { seed: order.seed },
             false => Disks::Plain,
         },
@@ -171,7 +177,7 @@ async fn after(
         compared = observe::replicas(&mut cluster, recorder).await;
     }
     let stopped = cluster.stop().await;
-    for node in cluster.nodes() {
+    for node in cluster.everybody() {
         observe::log(node.id, &node.log, &order.profile.expected_errors, recorder)?;
         let kept = folder.join(format!("node-{}.log", node.id));
         std::fs::copy(&node.log, kept).context("a log cannot be kept")?;
@@ -214,7 +220,8 @@ impl<W: Watcher> Drive<'_, W> {
 
     async fn step(&mut self, step: &Step, rng: &mut rand::rngs::SmallRng) -> Result<()> {
         let leader = self.cluster.standing().await.ok().and_then(|now| now.meta_leader());
-        let mut field = Field { nodes: self.order.profile.nodes, leader, taken: Vec::new() };
+        let nodes = self.order.profile.nodes;
+        let mut field = Field { nodes, leader, taken: Vec::new(), newcomer: None };
         let hold = step.hold.unwrap_or(self.order.profile.hold);
         let mut remedies: Vec<Fault> = Vec::new();
         for spec in &step.faults {
@@ -238,7 +245,7 @@ impl<W: Watcher> Drive<'_, W> {
         if !plan::is_rolling(step) {
             self.hold(hold).await;
         }
-        for remedy in remedies {
+        for remedy in plan::in_order(remedies) {
             self.inflict(remedy).await;
         }
         Ok(())

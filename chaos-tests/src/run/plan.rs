@@ -47,6 +47,8 @@ pub(super) struct Field {
     pub(super) leader: Option<u16>,
     /// Who is hit already in this step.
     pub(super) taken: Vec<u16>,
+    /// Who has joined in this step.
+    pub(super) newcomer: Option<u16>,
 }
 
 impl Field {
@@ -59,6 +61,10 @@ impl Field {
             Target::One => 1,
             Target::Minority => usize::from((self.nodes - 1) / 2),
             Target::All => free.len(),
+            Target::Newcomer => {
+                free = self.newcomer.into_iter().collect();
+                1
+            }
             Target::Leader => {
                 // Whoever it is when nobody says who leads.
                 let leader = self.leader.filter(|leader| free.contains(leader));
@@ -107,6 +113,14 @@ pub(super) fn faults(spec: &Spec, field: &mut Field, rng: &mut SmallRng) -> Vec<
             let nodes = choose(*target, rng).into_iter();
             return nodes.map(|node| Fault::LoseDisk { node }).collect();
         }
+        Spec::Join {} => {
+            let node = field.nodes + 1;
+            field.newcomer = Some(node);
+            return vec![Fault::Join { node }];
+        }
+        Spec::Leave { target } => {
+            return choose(*target, rng).into_iter().map(|node| Fault::Leave { node }).collect();
+        }
         Spec::Damage { target, how } => {
             let seed = rng.random();
             let damage = |node| Fault::Damage { node, how: *how, seed };
@@ -124,6 +138,17 @@ pub(super) fn faults(spec: &Spec, field: &mut Field, rng: &mut SmallRng) -> Vec<
     if fault.nodes().is_empty() { Vec::new() } else { vec![fault] }
 }
 
+/// In which order faults are ended: as they came, but who left comes back before who joined leaves;
+/// the others need one of them, and all that runs.
+pub(super) fn in_order(mut remedies: Vec<Fault>) -> Vec<Fault> {
+    remedies.sort_by_key(|remedy| match remedy {
+        Fault::Join { .. } => 1,
+        Fault::Leave { .. } => 2,
+        _ => 0,
+    });
+    remedies
+}
+
 /// Whether a step ends by itself.
 pub(super) fn remedy(fault: &Fault) -> Option<Fault> {
     match fault {
@@ -134,6 +159,8 @@ pub(super) fn remedy(fault: &Fault) -> Option<Fault> {
             Some(Fault::Restart { nodes: vec![*node] })
         }
         Fault::LoseDisk { node } => Some(Fault::Replace { node: *node }),
+        Fault::Join { node } => Some(Fault::Leave { node: *node }),
+        Fault::Leave { node } => Some(Fault::Join { node: *node }),
         Fault::Pause { nodes } | Fault::Slow { nodes, .. } => {
             Some(Fault::Resume { nodes: nodes.clone() })
         }

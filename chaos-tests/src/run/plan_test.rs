@@ -4,7 +4,7 @@ use super::*;
 use crate::faults::Effect;
 
 fn field(nodes: u16) -> Field {
-    Field { nodes, leader: Some(2), taken: Vec::new() }
+    Field { nodes, leader: Some(2), taken: Vec::new(), newcomer: None }
 }
 
 fn rng(seed: u64) -> SmallRng {
@@ -98,4 +98,19 @@ fn all_at_once_is_all_and_an_upgrade_takes_every_node_in_turn() {
     let upgrades = faults(&Spec::Upgrade { build }, &mut field(3), &mut rng(1));
     assert_eq!(upgrades.len(), 3);
     assert!(upgrades.iter().all(|upgrade| remedy(upgrade).is_none()));
+}
+
+#[test]
+fn who_joins_leaves_again_when_who_left_is_back() {
+    let (mut rng, mut field) = (rng(1), field(3));
+    let leave = Spec::Leave { target: Target::Leader };
+    let kill = Spec::Kill { target: Target::Newcomer };
+    let specs = [Spec::Join {}, leave, kill];
+    let done: Vec<Fault> =
+        specs.iter().flat_map(|spec| faults(spec, &mut field, &mut rng)).collect();
+    let (join, leave) = (|node| Fault::Join { node }, |node| Fault::Leave { node });
+    assert_eq!(done, [join(4), leave(2), Fault::Kill { nodes: vec![4] }]);
+    let remedies = in_order(done.iter().filter_map(remedy).collect());
+    assert_eq!(remedies, [Fault::Restart { nodes: vec![4] }, join(2), leave(4)]);
+    assert!(field.choose(Target::Newcomer, &mut rng).contains(&4));
 }

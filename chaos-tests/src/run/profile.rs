@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Deserializer};
 
 use crate::{
@@ -12,12 +12,17 @@ use crate::{
     workload::Config,
 };
 
+/// How many replicas a group has.
+const REPLICAS: u16 = 3;
+
 /// The profiles that come with the program.
-pub const BUILT_IN: [(&str, &str); 6] = [
+pub const BUILT_IN: [(&str, &str); 8] = [
     ("smoke", include_str!("../../profiles/smoke.toml")),
     ("standard", include_str!("../../profiles/standard.toml")),
     ("disk", include_str!("../../profiles/disk.toml")),
     ("network", include_str!("../../profiles/network.toml")),
+    ("membership", include_str!("../../profiles/membership.toml")),
+    ("storm", include_str!("../../profiles/storm.toml")),
     ("upgrade", include_str!("../../profiles/upgrade.toml")),
     ("soak", include_str!("../../profiles/soak.toml")),
 ];
@@ -194,6 +199,13 @@ pub enum Spec {
         /// Whose; one node.
         target: Target,
     },
+    /// A node joins; it leaves again when the step ends.
+    Join {},
+    /// A member leaves; it joins again when the step ends.
+    Leave {
+        /// Who; one node.
+        target: Target,
+    },
     /// More traffic than the cluster takes.
     Overload {
         /// How many senders.
@@ -225,6 +237,8 @@ pub enum Target {
     Minority,
     /// Everybody at once.
     All,
+    /// The node that has joined in this step.
+    Newcomer,
 }
 
 /// Between whom packets are dropped.
@@ -287,6 +301,21 @@ impl Profile {
             let needs_links = matches!(spec, Spec::Links { .. });
             ensure!(self.proxied_links || !needs_links, "{spec:?} needs proxied-links = true");
         }
+        for step in &self.step {
+            let mut members = self.nodes;
+            for spec in &step.faults {
+                match spec {
+                    Spec::Join {} if members > self.nodes => bail!("one node joins at a time"),
+                    Spec::Join {} => members += 1,
+                    // With fewer nodes than replicas nothing can move.
+                    Spec::Leave { .. } if members <= REPLICAS => {
+                        bail!("of {members} nodes none can leave: let one join before")
+                    }
+                    Spec::Leave { .. } => members -= 1,
+                    _ => {}
+                }
+            }
+        }
         Ok(())
     }
 
@@ -316,6 +345,11 @@ impl Profile {
         Config { mailboxes, senders, pace, moves_every, streams, registrations }
     }
 
+    /// Whether nodes join.
+    pub fn has_newcomers(&self) -> bool {
+        self.step.iter().flat_map(|step| &step.faults).any(|spec| matches!(spec, Spec::Join {}))
+    }
+
     /// How its nodes reach each other.
     pub fn wiring(&self) -> Wiring {
         if self.proxied_links { Wiring::Proxied } else { Wiring::Direct }
@@ -338,6 +372,8 @@ impl Spec {
             Self::Disk { .. } => "disk",
             Self::Damage { .. } => "damage",
             Self::LoseDisk { .. } => "lose-disk",
+            Self::Join {} => "join",
+            Self::Leave { .. } => "leave",
             Self::Overload { .. } => "overload",
             Self::Storm { .. } => "storm",
             Self::Upgrade { .. } => "upgrade",
@@ -397,6 +433,9 @@ mod tests {
         assert!(text.contains("needs faulty-disks"), "{text}");
         let text = refusal(&|text| text.replace("nodes = 3", "nodes = 4"));
         assert!(text.contains("3 or 5"), "{text}");
+        let leaves = "kind = \"leave\", target = \"one\"";
+        let text = refusal(&|text| text.replace("kind = \"kill\", target = \"leader\"", leaves));
+        assert!(text.contains("let one join before"), "{text}");
         let text = refusal(&|text| text.replace("hold = \"", "hold = \"x"));
         assert!(text.contains("is no duration"), "{text}");
     }

@@ -282,17 +282,20 @@ impl Workload {
     async fn device(&self, role: &str, number: u32) -> Result<Device> {
         let id = self.letters.device(role, number);
         let deadline = Instant::now() + REGISTER;
+        let mut at = number as usize;
         loop {
-            let node = self.nodes[number as usize % self.nodes.len()];
+            let node = self.nodes[at % self.nodes.len()];
             match register(&mut Rest::new(node, None), &id, CALL).await {
                 Ok(device) => return Ok(device),
-                Err(WireError::Unexpected { status: 503 | 429, .. } | WireError::Timeout)
-                    if Instant::now() < deadline =>
-                {
-                    sleep(POLL).await;
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(error).context("a device could not be registered");
                 }
+                Err(WireError::Unexpected { status: 503 | 429, .. } | WireError::Timeout) => {}
+                // A node that is not there.
+                Err(WireError::NotConnected(_)) => at += 1,
                 Err(error) => return Err(error).context("a device could not be registered"),
             }
+            sleep(POLL).await;
         }
     }
 
