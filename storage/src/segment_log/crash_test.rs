@@ -124,10 +124,22 @@ fn collect(waiting: &mut Answers, acknowledged: &mut usize) -> bool {
 }
 
 fn check(log: &SegmentLog, possible: &[Model], context: &str) -> Model {
+    scrub(log, context);
     let seen = see_all(log);
     let told = || possible.iter().map(brief).collect::<Vec<_>>();
     assert!(possible.contains(&seen), "{context}: {:?} is none of {:#?}", brief(&seen), told());
     seen
+}
+
+/// A scrub takes no cut for damage either.
+fn scrub(log: &SegmentLog, context: &str) {
+    loop {
+        let step = log.scrub(4 << 10).expect("the disk is sound");
+        assert_eq!(step.damages, 0, "{context}: the scrub found damage");
+        if step.is_last {
+            return;
+        }
+    }
 }
 
 /// A model short enough to read in a failure.

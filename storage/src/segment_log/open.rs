@@ -319,9 +319,13 @@ fn read_segments(
     for sequence in sequences {
         let raw = read_segment(disk, dir, *sequence)?;
         read.bytes += raw.bytes.len() as u64;
-        if let Some(before) = held.take() {
+        if let Some(mut before) = held.take() {
             let next = raw.header.ok().filter(|_| before.sequence + 1 == *sequence);
             replay_sealed(&before, next.as_ref(), replay);
+            if let Some(next) = next.filter(|next| next.previous_bytes > 0) {
+                // A cut of what was set aside may have been lost with the power.
+                before.segment.bytes = before.segment.bytes.min(next.previous_bytes);
+            }
             read.segments.insert(before.sequence, before.segment);
             if before.sequence + 1 != *sequence {
                 replay.damaged((before.sequence + 1, 0), MISSING);
