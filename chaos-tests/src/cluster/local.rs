@@ -28,7 +28,6 @@ use super::{
     run_directory,
 };
 use crate::{
-    clock::unix_seconds,
     faults::{FaultyClock, FaultyDisk, Links, power, preload},
     wire::Rest,
 };
@@ -44,9 +43,6 @@ const KILL_DEADLINE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(25);
 /// How long one question to `/readyz` may take.
 const QUESTION: Duration = Duration::from_secs(2);
-/// How far a clock may be from what it was set to, in seconds: it is read once a second, and answers
-/// take a while.
-const CLOCK_TOLERANCE: i64 = 5;
 /// Keeps the data of every run when set.
 const KEEP_VARIABLE: &str = "HELIOGRAPH_CHAOS_KEEP";
 
@@ -184,11 +180,6 @@ impl LocalCluster {
         self.layout.node(self.layout.newcomer())
     }
 
-    /// The admin port of node `id`, if it runs.
-    pub(super) fn running_admin(&mut self, id: u16) -> Option<SocketAddr> {
-        self.is_running(id).then(|| self.node(id).ok()?.admin).flatten()
-    }
-
     async fn start_all(&mut self, ids: &[u16]) -> Result<()> {
         self.restart(ids)?;
         for id in ids {
@@ -244,18 +235,6 @@ impl LocalCluster {
     /// When it does not run.
     pub fn grip(&self, id: u16) -> Result<Grip> {
         self.running.get(&id).with_context(|| format!("node {id} does not run"))?.grip()
-    }
-
-    /// Whether node `id` names a time that is off by about so many seconds.
-    ///
-    /// # Errors
-    /// When its answer has no time.
-    pub async fn is_off_by(&self, id: u16, seconds: i64) -> Result<bool> {
-        let mut rest = Rest::new(self.node(id)?.http, None);
-        let Ok(reply) = rest.get("/livez", QUESTION).await else { return Ok(false) };
-        let date = reply.date.context("an answer without a date")?;
-        let off = i64::try_from(date)? - i64::try_from(unix_seconds())?;
-        Ok((off - seconds).abs() <= CLOCK_TOLERANCE)
     }
 
     /// The binary that the nodes were started with first.

@@ -1,7 +1,7 @@
 //! Nodes that join, leave and come back without their disk: as an operator does it, through the
 //! admin port.
 
-use std::{fs, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
@@ -134,6 +134,11 @@ impl LocalCluster {
             }
             sleep(POLL).await;
         }
+    }
+
+    /// The admin port of node `id`, if it runs.
+    fn running_admin(&mut self, id: u16) -> Option<SocketAddr> {
+        self.is_running(id).then(|| self.node(id).ok()?.admin).flatten()
     }
 
     /// At its next starts node `id` brings this token.

@@ -7,10 +7,13 @@ use hyper::StatusCode;
 use serde_json::Value;
 
 use super::{LocalCluster, layout::Layout};
-use crate::{history::Hit, wire::Rest};
+use crate::{clock::unix_seconds, history::Hit, wire::Rest};
 
 /// How long one node may take to answer: it asks all others for two seconds.
 const QUESTION: Duration = Duration::from_secs(5);
+/// How far a clock may be from what it was set to, in seconds: it is read once a second, and answers
+/// take a while.
+const CLOCK_TOLERANCE: i64 = 5;
 
 /// An operator's view of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +92,18 @@ impl Standing {
 }
 
 impl LocalCluster {
+    /// Whether node `id` names a time that is off by about so many seconds.
+    ///
+    /// # Errors
+    /// When its answer has no time.
+    pub async fn is_off_by(&self, id: u16, seconds: i64) -> Result<bool> {
+        let mut rest = Rest::new(self.node(id)?.http, None);
+        let Ok(reply) = rest.get("/livez", QUESTION).await else { return Ok(false) };
+        let date = reply.date.context("an answer without a date")?;
+        let off = i64::try_from(date)? - i64::try_from(unix_seconds())?;
+        Ok((off - seconds).abs() <= CLOCK_TOLERANCE)
+    }
+
     /// What the first running node that answers says.
     ///
     /// # Errors

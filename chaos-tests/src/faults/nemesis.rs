@@ -159,13 +159,24 @@ impl Nemesis {
             | Fault::LoseDisk { .. } => return self.disks(cluster, fault).await,
             Fault::Settle => self.settle(cluster, workload).await?,
             Fault::Upgrade { node, build } => return self.upgrade(cluster, *node, *build).await,
-            Fault::Overload { senders } => workload.surge(*senders).await?,
-            Fault::LoadEnds => {
-                workload.ebb().await?;
-                if let Some(storm) = self.storm.take() {
-                    return calm(storm).await;
-                }
+            Fault::Overload { .. } | Fault::Storm { .. } | Fault::LoadEnds => {
+                return self.load(cluster, workload, fault).await;
             }
+            Fault::Join { .. } | Fault::Leave { .. } | Fault::Replace { .. } => {
+                return members(cluster, fault).await;
+            }
+        }
+        Ok(Inflicted::Installed(None))
+    }
+
+    async fn load(
+        &mut self,
+        cluster: &LocalCluster,
+        workload: &mut Workload,
+        fault: &Fault,
+    ) -> Result<Inflicted> {
+        match fault {
+            Fault::Overload { senders } => workload.surge(*senders).await?,
             Fault::Storm { clients } => {
                 if let Err(error) = descriptors::suffice(*clients) {
                     return Ok(Inflicted::Skipped(format!("{error:#}")));
@@ -177,20 +188,11 @@ impl Nemesis {
                 let why = format!("{alive} clients registered and connected in {took:.1?}");
                 return Ok(Inflicted::Installed(Some(why)));
             }
-            Fault::Join { node } => {
-                let standing = cluster.join(*node).await?;
-                let held = standing.held_by(*node).unwrap_or_default();
-                let why = format!("{held} replicas are there, {} to come", standing.moving);
-                return Ok(Inflicted::Installed(Some(why)));
-            }
-            Fault::Leave { node } => {
-                let held = cluster.leave(*node).await?;
-                return Ok(Inflicted::Installed(Some(format!("{held} replicas moved away"))));
-            }
-            Fault::Replace { node } => {
-                cluster.replace(*node).await?;
-                cluster.restart(&[*node])?;
-                ready(cluster, &[*node]).await?;
+            _ => {
+                workload.ebb().await?;
+                if let Some(storm) = self.storm.take() {
+                    return calm(storm).await;
+                }
             }
         }
         Ok(Inflicted::Installed(None))
@@ -392,14 +394,33 @@ async fn whom(cluster: &mut LocalCluster, fault: &Fault) -> Vec<Hit> {
 
 /// Ends a storm once all its clients have found a node again.
 async fn calm(storm: Storm) -> Result<Inflicted> {
-    let took = storm.all_in().await?;
-    let why = format!(
-        "{} clients were connected, {} times one came anew, the last {took:.1?} later",
-        storm.alive(),
-        storm.returns()
-    );
+    storm.all_in().await?;
+    let (alive, returns) = (storm.alive(), storm.returns());
     storm.end().await;
+    let why = format!("{alive} clients are connected, {returns} times one had come anew");
     Ok(Inflicted::Installed(Some(why)))
+}
+
+/// Changes who is a member, and brings back who lost its disk.
+async fn members(cluster: &mut LocalCluster, fault: &Fault) -> Result<Inflicted> {
+    let why = match fault {
+        Fault::Join { node } => {
+            let standing = cluster.join(*node).await?;
+            let held = standing.held_by(*node).unwrap_or_default();
+            Some(format!("{held} replicas are there, {} groups move", standing.moving))
+        }
+        Fault::Leave { node } => {
+            Some(format!("{} replicas moved away", cluster.leave(*node).await?))
+        }
+        Fault::Replace { node } => {
+            cluster.replace(*node).await?;
+            cluster.restart(&[*node])?;
+            ready(cluster, &[*node]).await?;
+            None
+        }
+        _ => unreachable!("these are the changes of membership"),
+    };
+    Ok(Inflicted::Installed(why))
 }
 
 async fn ready(cluster: &mut LocalCluster, nodes: &[u16]) -> Result<()> {

@@ -72,15 +72,15 @@ impl Storm {
         Ok(storm)
     }
 
-    /// Waits until all are connected; answers how long that took.
-    pub(super) async fn all_in(&self) -> Result<Duration> {
+    /// Waits until all are connected.
+    pub(super) async fn all_in(&self) -> Result<()> {
         let began = Instant::now();
         while self.alive() < self.clients {
             let (alive, clients) = (self.alive(), self.clients);
             ensure!(began.elapsed() < ALL, "{alive} of {clients} clients are in after {ALL:?}");
             sleep(POLL).await;
         }
-        Ok(began.elapsed())
+        Ok(())
     }
 
     /// How many are connected now.
