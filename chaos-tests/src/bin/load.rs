@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use heliograph_chaos_tests::{
     cluster::run_directory,
     load::{
-        closed, disk, idle, open,
+        closed, cold, disk, idle, open,
         report::{DiskReport, IdleReport, LoadReport, Machine},
         target::Target,
     },
@@ -60,6 +60,21 @@ enum Command {
         /// How many
         #[arg(long, default_value_t = 2_000)]
         writes: u32,
+    },
+    /// Fill a fresh cluster and start one of its nodes again and again: cold starts
+    Cold {
+        /// Content that waits in mailboxes, in MiB
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+        /// Content of a message, before Base64
+        #[arg(long, default_value_t = 1024)]
+        content_bytes: usize,
+        /// Mailboxes that messages go to, in turn
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+        mailboxes: u32,
+        /// Starts of each kind
+        #[arg(long, default_value_t = 3)]
+        starts: u32,
     },
     /// Everything that docs/benchmarks.md tells
     Suite {
@@ -125,6 +140,10 @@ async fn run(cli: Cli) -> Result<String> {
     if let Command::Disk { writes } = cli.command {
         return pretty(&disk(writes).await?);
     }
+    if let Command::Cold { mib, content_bytes, mailboxes, starts } = cli.command {
+        let plan = cold::Plan { stored_bytes: mib << 20, content_bytes, mailboxes, starts };
+        return pretty(&cold::run(plan).await?);
+    }
     let target = match &cli.cluster {
         Some(directory) => Target::running(directory)?,
         None => Target::own(cli.nodes).await?,
@@ -140,7 +159,9 @@ async fn run(cli: Cli) -> Result<String> {
             let hold = Duration::from_secs(seconds);
             pretty(&idle::run(&target, idle::Plan { connections, hold }).await?)
         }
-        Command::Disk { writes } => pretty(&disk(writes).await?),
+        Command::Disk { .. } | Command::Cold { .. } => {
+            unreachable!("they need no cluster: see above")
+        }
         Command::Suite { runs, traffic, connections } => {
             pretty(&suite(&target, runs, traffic, connections).await?)
         }
