@@ -1,8 +1,14 @@
 //! What runs with faults share.
+#![allow(dead_code, reason = "not every run needs all of it")]
 
-use anyhow::{Result, ensure};
-use heliograph_chaos_tests::{checker::Verdict, workload::Report};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use heliograph_chaos_tests::{
+    checker::Verdict, cluster::LocalCluster, wire::Rest, workload::Report,
+};
 use rand::{SeedableRng as _, rngs::SmallRng};
+use tokio::time::{Instant, sleep};
 
 /// Repeats a run's decisions.
 const SEED_VARIABLE: &str = "HELIOGRAPH_CHAOS_SEED";
@@ -34,4 +40,51 @@ pub(crate) fn assert_good(verdict: &Verdict, report: &Report) -> Result<()> {
     ensure!(report.refused.is_empty(), "{:?}", report.refused);
     ensure!(report.missing == 0, "{report:?}");
     Ok(())
+}
+
+/// How long one question to a node may take.
+const QUESTION: Duration = Duration::from_secs(10);
+/// Between two looks at something that tells nobody of itself.
+const POLL: Duration = Duration::from_millis(50);
+/// Far longer than anything takes that is waited for.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A metric of a node: the sum over its samples whose labels contain `label`; 0 where there is none.
+pub(crate) async fn metric(
+    cluster: &LocalCluster,
+    node: u16,
+    name: &str,
+    label: &str,
+) -> Result<f64> {
+    let reply = Rest::new(cluster.node(node)?.http, None).get("/metrics", QUESTION).await?;
+    let text = reply.body.as_str().context("metrics are text")?;
+    let mut sum = 0.0;
+    for line in text.lines() {
+        let Some(rest) = line.strip_prefix(name) else { continue };
+        let Some((labels, value)) = rest.split_once(' ') else { continue };
+        let is_it = labels.is_empty() || labels.starts_with('{');
+        if is_it && labels.contains(label) {
+            sum += value.parse::<f64>().context("a metric is a number")?;
+        }
+    }
+    Ok(sum)
+}
+
+/// Waits until a metric of a node is at least `least`. While a process begins anew it answers
+/// nothing.
+pub(crate) async fn at_least(
+    cluster: &LocalCluster,
+    node: u16,
+    name: &str,
+    least: f64,
+) -> Result<()> {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let value = metric(cluster, node, name, "").await;
+        if value.as_ref().is_ok_and(|value| *value >= least) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "{name} of node {node} stays at {value:?}");
+        sleep(POLL).await;
+    }
 }
