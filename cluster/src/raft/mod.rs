@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod allocations_test;
+mod bare_commits;
 mod core;
 mod group;
 mod log_adapter;

@@ -3,17 +3,20 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{Stream, future::BoxFuture, stream::BoxStream};
 use heliograph_storage::{GroupId, SnapshotInfo, SnapshotStore};
 use heliograph_transport::{CallError, Lane, Network, NodeId};
 use openraft::{
     EntryPayload, RaftNetworkFactory, RaftNetworkV2, Snapshot,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
-    network::RPCOption,
+    network::{RPCOption, stream_append_sequential},
+    raft::StreamAppendResult,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
+    bare_commits::without_bare_commits,
     offload::offload,
     rpc::{
         self, AppendAnswer, AppendRequest, Asked, RpcKind, SnapshotAnswer, SnapshotBegin,
@@ -22,6 +25,7 @@ use super::{
     },
     types::{CommittedLeaderId, TypeConfig, Vote, incarnation_of, node_of},
 };
+use crate::context::META;
 
 /// Bytes of a snapshot in one call. 512 KiB: an eighth of a frame; at 10 MB/s a chunk takes 50 ms,
 /// far below any deadline.
@@ -143,6 +147,8 @@ impl GroupClient {
     }
 }
 
+type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
 impl RaftNetworkV2<TypeConfig> for GroupClient {
     type SnapshotData = SnapshotInfo;
 
@@ -157,6 +163,21 @@ impl RaftNetworkV2<TypeConfig> for GroupClient {
         };
         let bytes = rpc.entries.iter().map(|entry| payload_bytes(&entry.payload) + 32).sum();
         self.call(self.shared_lane(), RpcKind::Append, &rpc, bytes, option.hard_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<Answers<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
+    {
+        match self.factory.group {
+            // Its followers act on what it commits.
+            META => stream_append_sequential(self, input, option),
+            _ => stream_append_sequential(self, without_bare_commits(input), option),
+        }
     }
 
     async fn vote(
