@@ -2,6 +2,7 @@
 //! and the node that supervises them.
 
 pub(crate) mod checkpointer;
+mod company;
 pub(crate) mod controller;
 pub(crate) mod election;
 pub(crate) mod keys;

@@ -1,5 +1,6 @@
 //! The shard actor: gathers commands into Raft entries, one entry in flight, everything queued
-//! meanwhile in the next (design decision 5).
+//! meanwhile in the next (design decision 5), together with those who are expected back
+//! (`docs/adr/0005-company.md`).
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::time::ShardTime;
+use super::{company::Company, time::ShardTime};
 use crate::{
     context::Context,
     machine::{Command, CommandBatch, Outcome, ShardMachine},
@@ -54,6 +55,8 @@ pub(crate) enum ShardMessage {
     EntryMismatched,
     /// The linger of acknowledgements is over.
     LingerEnded,
+    /// The wait for company is over that began after so many entries.
+    WaitEnded(u64),
     /// Look at the time.
     Tick,
 }
@@ -72,6 +75,7 @@ pub(crate) struct ShardArguments {
 enum Flight {
     Idle,
     Lingering,
+    Waiting,
     Flying,
 }
 
@@ -80,7 +84,10 @@ pub(crate) struct ShardState {
     group: Arc<RaftGroup>,
     time: Arc<ShardTime>,
     queue: VecDeque<Pending>,
+    /// How many commands of the queue somebody waits for.
+    prompt: usize,
     flight: Flight,
+    company: Company,
 }
 
 impl Actor for ShardActor {
@@ -99,7 +106,9 @@ impl Actor for ShardActor {
             group: arguments.group,
             time: arguments.time,
             queue: VecDeque::new(),
+            prompt: 0,
             flight: Flight::Idle,
+            company: Company::new(Instant::now()),
         })
     }
 
@@ -120,11 +129,12 @@ impl Actor for ShardActor {
                 let _ = answer.send(Ok(Outcome::Acknowledged { count }));
             }
             ShardMessage::Propose(pending) => {
-                state.queue.push_back(pending);
+                state.push(pending);
                 state.consider(&myself);
             }
             ShardMessage::EntryEnded => {
                 state.flight = Flight::Idle;
+                state.company.landed(state.prompt, Instant::now());
                 state.consider(&myself);
             }
             ShardMessage::EntryMismatched => {
@@ -136,6 +146,11 @@ impl Actor for ShardActor {
                     state.fly(&myself);
                 }
             }
+            ShardMessage::WaitEnded(entries) => {
+                if state.flight == Flight::Waiting && state.company.entries() == entries {
+                    state.fly(&myself);
+                }
+            }
             ShardMessage::Tick => state.tick(&myself),
         }
         Ok(())
@@ -143,20 +158,28 @@ impl Actor for ShardActor {
 }
 
 impl ShardState {
-    /// Decides whether the queue flies now, lingers, or waits for the entry in flight.
+    fn push(&mut self, pending: Pending) {
+        self.prompt += usize::from(!pending.may_linger());
+        self.queue.push_back(pending);
+    }
+
+    /// Decides whether the queue flies now, waits for company, or for the entry in flight.
     fn consider(&mut self, myself: &ActorRef<ShardMessage>) {
         if self.queue.is_empty() || self.flight == Flight::Flying {
             return;
         }
-        let may_linger = |pending: &Pending| matches!(pending.command, Command::Acknowledge { .. });
-        if self.queue.iter().all(may_linger) {
+        if self.prompt == 0 {
             if self.flight == Flight::Idle {
                 self.flight = Flight::Lingering;
                 myself.send_after(ACKNOWLEDGEMENT_LINGER, || ShardMessage::LingerEnded);
             }
-            return;
+        } else if self.company.is_complete(self.prompt) {
+            self.fly(myself);
+        } else if self.flight != Flight::Waiting {
+            self.flight = Flight::Waiting;
+            let entries = self.company.entries();
+            myself.send_after(self.company.wait(), move || ShardMessage::WaitEnded(entries));
         }
-        self.fly(myself);
     }
 
     /// Hands the next entry to Raft.
@@ -166,9 +189,11 @@ impl ShardState {
             for pending in self.queue.drain(..) {
                 pending.refuse(ProposeError::NotLeader { leader: leadership.leader });
             }
+            self.prompt = 0;
             self.flight = Flight::Idle;
             return;
         }
+        let prompt = self.prompt;
         let (commands, answers) = self.gather();
         if commands.is_empty() {
             self.flight = Flight::Idle;
@@ -176,6 +201,7 @@ impl ShardState {
         }
         metrics::histogram!(crate::metrics::ENTRY_COMMANDS).record(commands.len() as f64);
         let time_ms = self.time.propose(leadership.term, self.group.core.time_ms());
+        self.company.departed(prompt - self.prompt, Instant::now());
         let data = CommandBatch { time_ms, commands }.encode();
         self.flight = Flight::Flying;
         let (group, myself) = (Arc::clone(&self.group), myself.clone());
@@ -199,6 +225,7 @@ impl ShardState {
                 break;
             }
             let Some(pending) = self.queue.pop_front() else { break };
+            self.prompt -= usize::from(!pending.may_linger());
             if pending.deadline <= now {
                 pending.refuse(ProposeError::Overloaded);
                 continue;
@@ -230,7 +257,7 @@ impl ShardState {
         let (answer, _) = oneshot::channel();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let permit = permit.expect("a new semaphore has its permit");
-        self.queue.push_back(Pending {
+        self.push(Pending {
             command: Command::Expire { limit: EXPIRE_LIMIT },
             deadline: Instant::now() + TICK,
             answer,
@@ -273,6 +300,11 @@ fn content_bytes(command: &Command) -> usize {
 }
 
 impl Pending {
+    /// Whether it need not be in the next entry at once.
+    fn may_linger(&self) -> bool {
+        matches!(self.command, Command::Acknowledge { .. })
+    }
+
     fn refuse(self, error: ProposeError) {
         // Who asked may have given up.
         let _ = self.answer.send(Err(error));
