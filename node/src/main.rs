@@ -40,6 +40,11 @@ use crate::{
     exit::Failure,
 };
 
+/// A node makes and drops small things in many threads at once: `docs/benchmarks.md` has what the
+/// allocators cost.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // No command: what the README promises of `cargo run --release`.
