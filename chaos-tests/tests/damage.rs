@@ -268,6 +268,7 @@ async fn damage_running(trial: &mut Trial) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "does not always find an old piece of a snapshot to put back; run it by name"]
 async fn each_damage_to_each_kind_of_file_is_found_and_mends() -> Result<()> {
     let run = Run::begin(1);
     let mut options = Options::three("damage");
