@@ -3,8 +3,10 @@
 //!
 //! `cargo run --release -p heliograph-transport --example calls`
 
+#[path = "../benches/pair/mod.rs"]
+mod pair;
+
 use std::{
-    net::SocketAddr,
     process::ExitCode,
     sync::{
         Arc,
@@ -14,98 +16,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use heliograph_transport::{
-    Announcement, BindError, BoxFuture, CallError, Handler, Identity, IdentityError, Lane, Limits,
-    Network, NodeId, PeerEvent, QuicConfig, QuicNetwork, identity::node_dns_name,
-};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::{sync::Notify, time::Instant};
+use heliograph_transport::{CallError, Lane, Network, NodeId, QuicNetwork};
+use tokio::time::Instant;
 
-const CLUSTER: [u8; 16] = *b"measured-cluster";
 const SERIAL_CALLS: usize = 20_000;
 const PIPELINED_TIME: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("certificates: {0}")]
-    Certificate(#[from] rcgen::Error),
-    #[error("identity: {0}")]
-    Identity(#[from] IdentityError),
-    #[error("bind: {0}")]
-    Bind(#[from] BindError),
     #[error("call: {0}")]
     Call(#[from] CallError),
     #[error("a worker failed: {0}")]
     Worker(#[from] tokio::task::JoinError),
-}
-
-/// Answers with the request.
-#[derive(Default)]
-struct Echo {
-    connected: Notify,
-}
-
-impl Handler for Echo {
-    fn call(
-        self: Arc<Self>,
-        _from: NodeId,
-        _lane: Lane,
-        request: Bytes,
-        _deadline: Instant,
-    ) -> BoxFuture<'static, Option<Bytes>> {
-        Box::pin(async move { Some(request) })
-    }
-
-    fn notify(&self, _from: NodeId, _lane: Lane, _payload: Bytes) {}
-
-    fn peer(&self, event: PeerEvent) {
-        if let PeerEvent::Connected(_) = event {
-            self.connected.notify_one();
-        }
-    }
-}
-
-fn identity(issuer: &CertifiedIssuer<'static, KeyPair>, node: NodeId) -> Result<Identity, Error> {
-    let key = KeyPair::generate()?;
-    let params = CertificateParams::new(vec![node_dns_name(node, CLUSTER)])?;
-    let certificate = params.signed_by(&key, issuer)?;
-    Ok(Identity::from_pem(
-        certificate.pem().as_bytes(),
-        key.serialize_pem().as_bytes(),
-        issuer.pem().as_bytes(),
-    )?)
-}
-
-fn bind(
-    issuer: &CertifiedIssuer<'static, KeyPair>,
-    node: NodeId,
-) -> Result<Arc<QuicNetwork>, Error> {
-    Ok(QuicNetwork::bind(QuicConfig {
-        node,
-        cluster_id: CLUSTER,
-        incarnation: 1,
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        identity: identity(issuer, node)?,
-        limits: Limits::default(),
-        announced: Announcement::new(1, 0),
-    })?)
-}
-
-async fn connect() -> Result<(Arc<QuicNetwork>, Arc<QuicNetwork>), Error> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let (one, two) = (bind(&issuer, NodeId(1))?, bind(&issuer, NodeId(2))?);
-    let echoes = [Arc::new(Echo::default()), Arc::new(Echo::default())];
-    one.serve(Arc::clone(&echoes[0]) as _);
-    two.serve(Arc::clone(&echoes[1]) as _);
-    one.set_peers(vec![(NodeId(2), two.local_addr().to_string())]);
-    two.set_peers(vec![(NodeId(1), one.local_addr().to_string())]);
-    for echo in &echoes {
-        echo.connected.notified().await;
-    }
-    Ok((one, two))
 }
 
 async fn measure_latency(from: &QuicNetwork, to: NodeId, bytes: usize) -> Result<(), Error> {
@@ -163,7 +86,7 @@ async fn measure_throughput(
 }
 
 async fn measure() -> Result<(), Error> {
-    let (one, two) = connect().await?;
+    let (one, two) = pair::connect().await;
     for bytes in [64, 1_024] {
         measure_latency(&one, two.local(), bytes).await?;
     }

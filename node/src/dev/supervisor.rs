@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 

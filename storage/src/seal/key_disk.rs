@@ -13,8 +13,10 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
-use crate::Error;
-use crate::error::{io_error, sync_dir};
+use crate::{
+    Error,
+    error::{io_error, sync_dir},
+};
 
 const SUFFIX: &str = ".key";
 /// A key that is not yet durable; no byte was sealed with it.

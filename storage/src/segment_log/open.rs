@@ -15,8 +15,7 @@ use super::{
     report::{OpenReport, Tear},
     scan::{Item, scan},
 };
-use crate::error::io_error;
-use crate::{Error, GroupId, Keyring, seal::KEY_NONE};
+use crate::{Error, GroupId, Keyring, error::io_error, seal::KEY_NONE};
 
 /// Held by the process that has the log open.
 const LOCK_FILE: &str = "lock";

@@ -18,8 +18,7 @@ use super::{
     report::Damage,
     shared::Shared,
 };
-use crate::error::io_error;
-use crate::{Error, GroupId, ScrubStep, metrics};
+use crate::{Error, GroupId, ScrubStep, error::io_error, metrics};
 
 const UNSOUND: &str = "bytes that were durable are unsound";
 

@@ -14,9 +14,10 @@ use super::{
     replay::segment_path,
     shared::{Change, Inner, Phase, Shared, Waiting, Write, record_bytes},
 };
-use crate::error::io_error;
 use crate::{
-    Error, GroupId, LogEntry, metrics,
+    Error, GroupId, LogEntry,
+    error::io_error,
+    metrics,
     seal::{KEY_NONE, Sealer},
 };
 

@@ -11,9 +11,10 @@ use super::{
     cover::{Cover, CoverError, HEADER_BYTES},
     medium::{Part, ReadAt},
 };
-use crate::error::io_error;
 use crate::{
-    Error, Keyring, metrics,
+    Error, Keyring,
+    error::io_error,
+    metrics,
     seal::{KEY_NONE, KeyView, SEAL_BYTES, Sealer},
 };
 

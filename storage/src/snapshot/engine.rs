@@ -18,9 +18,10 @@ use super::{
     rows::{APPLIED_BYTES_MAX, RowReader, RowWriter},
     store::{CHUNK_BYTES_MAX, SnapshotInfo, SnapshotReceiver},
 };
-use crate::error::io_error;
 use crate::{
-    Error, Frozen, GroupId, GroupState, Keyring, ScrubStep, metrics,
+    Error, Frozen, GroupId, GroupState, Keyring, ScrubStep,
+    error::io_error,
+    metrics,
     seal::{KeyUser, Reseal},
     state::{Digest, RowSource as _},
 };

@@ -18,8 +18,10 @@ use super::{
     medium::{Listed, Medium, Part, ReadAt},
     store::{SnapshotInfo, SnapshotReceiver, SnapshotStore},
 };
-use crate::error::{io_error, sync_dir};
-use crate::{Error, Frozen, GroupId, GroupState, Health, Keyring, ScrubStep};
+use crate::{
+    Error, Frozen, GroupId, GroupState, Health, Keyring, ScrubStep,
+    error::{io_error, sync_dir},
+};
 
 /// Snapshot files in a directory.
 pub struct FileSnapshots {

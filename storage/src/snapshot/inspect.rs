@@ -14,8 +14,7 @@ use super::{
     file::open,
     medium::ReadAt,
 };
-use crate::error::io_error;
-use crate::{Error, GroupId, Keyring};
+use crate::{Error, GroupId, Keyring, error::io_error};
 
 /// A snapshot file as it was found.
 #[derive(Debug)]

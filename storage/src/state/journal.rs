@@ -26,8 +26,7 @@ use super::{
     row_seal::STORED_EXTRA_BYTES,
     store::{BATCH_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX},
 };
-use crate::Error;
-use crate::error::io_error;
+use crate::{Error, error::io_error};
 
 pub(super) const JOURNAL_FILE: &str = "checkpoint.journal";
 

@@ -15,8 +15,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::Error;
-use crate::error::io_error;
+use crate::{Error, error::io_error};
 
 /// The name of sled's one file of rows.
 pub(super) const DATABASE_FILE: &str = "db";

@@ -35,9 +35,10 @@ use super::{
     store::{StateStore, check_batch},
     verify,
 };
-use crate::error::io_error;
 use crate::{
-    Error, Health, Keyring, metrics,
+    Error, Health, Keyring,
+    error::io_error,
+    metrics,
     seal::{KeyUser, KeyView},
 };
 
