@@ -253,6 +253,7 @@ impl Context {
     pub(crate) fn about(&self) -> About {
         let stance = match self.not_ready_reason() {
             _ if self.is_draining() => Stance::Draining,
+            _ if self.tells_short() => Stance::Short,
             None => Stance::Ready,
             Some(_) => Stance::Unready,
         };
@@ -264,6 +265,11 @@ impl Context {
         }
     }
 
+    /// Whether this node is short of space and its peers understand when it says so.
+    pub(crate) fn tells_short(&self) -> bool {
+        self.fitness.is_short() && self.is_active(Feature::BeatsTellSpace)
+    }
+
     /// Whether the registry wants `node` to lead nothing and serve nobody.
     pub(crate) fn is_asked_to_drain(&self, node: NodeId) -> bool {
         let topology = self.topology();
@@ -272,10 +278,10 @@ impl Context {
         member.is_some_and(|member| leaves.contains(&member.state))
     }
 
-    /// Whether `node` may be handed a leadership: it lives and stays.
+    /// Whether `node` may be handed a leadership: it lives, stays and has space.
     pub(crate) fn may_lead(&self, node: NodeId) -> bool {
         let stays = !self.neighbours.is_draining(node) && !self.is_asked_to_drain(node);
-        stays && self.detector.lock().is_live(node)
+        stays && !self.neighbours.is_short(node) && self.detector.lock().is_live(node)
     }
 
     /// How many shards have no leader that this node knows of.

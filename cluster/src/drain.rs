@@ -74,12 +74,14 @@ async fn offer_all(context: &Context, round: usize) -> usize {
     led
 }
 
-/// The voters that live and stay; where none stays, those that live.
+/// The voters that live, stay and have space. A node that goes away takes whoever lives where there
+/// is none such; one that is short of space stays what it is: the others are as short as itself, and
+/// it would go round and round.
 fn heirs(context: &Context, group: &RaftGroup) -> Vec<NodeId> {
     let voters = group.raft.voter_ids().map(node_of);
     let others: Vec<NodeId> = voters.filter(|node| *node != context.local()).collect();
     let stay: Vec<NodeId> = others.iter().copied().filter(|node| context.may_lead(*node)).collect();
-    if !stay.is_empty() {
+    if !stay.is_empty() || !context.is_draining() {
         return stay;
     }
     let detector = context.detector.lock();

@@ -10,8 +10,8 @@
 //! to nodes that have space, and takes no new messages where it cannot. It keeps following, and takes
 //! what makes room: acknowledgements, expiry, checkpoints, snapshots.
 //!
-//! In both cases its beats say so, by naming itself as suspected: peers elect others at once and hand
-//! it nothing.
+//! Its beats say so. One whose disk failed names itself as suspected: peers elect others at once. One
+//! that is short says that, and keeps the leaderships that nobody with space can take.
 
 use std::sync::{
     Arc,
@@ -119,11 +119,15 @@ pub(crate) async fn measure(context: &Arc<Context>) {
     let is_short = is_short(disk.free_bytes, free_min, was_short);
     context.fitness.is_short.store(is_short, Ordering::Relaxed);
     match (was_short, is_short) {
-        (false, true) => tracing::error!(
-            free_bytes = disk.free_bytes,
-            free_min,
-            "short of disk space: this node takes no new messages and leads nothing; free some"
-        ),
+        (false, true) => {
+            tracing::error!(
+                free_bytes = disk.free_bytes,
+                free_min,
+                "short of disk space: this node takes no new messages and leads nothing; free some"
+            );
+            // Ahead of its leaderships, which its peers would else hand back.
+            pulse::send_beat(context);
+        }
         (true, false) => tracing::info!(free_bytes = disk.free_bytes, "enough disk space again"),
         _ => {}
     }

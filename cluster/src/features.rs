@@ -20,6 +20,8 @@ use crate::{
 pub enum Feature {
     /// Beats tell how far their sender has applied the registry.
     BeatsTellRegistry,
+    /// Beats tell that their sender is short of disk space.
+    BeatsTellSpace,
 }
 
 impl Feature {
@@ -27,12 +29,13 @@ impl Feature {
     pub const fn bit(self) -> u64 {
         match self {
             Self::BeatsTellRegistry => 1,
+            Self::BeatsTellSpace => 2,
         }
     }
 }
 
 /// All that this release knows: what its processes announce.
-pub const FEATURES_KNOWN: u64 = Feature::BeatsTellRegistry.bit();
+pub const FEATURES_KNOWN: u64 = Feature::BeatsTellRegistry.bit() | Feature::BeatsTellSpace.bit();
 
 /// What can be switched on now: what all members announce, and is not on. `announced` answers
 /// nothing for a node that nothing is known of at the moment. A node that was only invited yet has

@@ -24,6 +24,9 @@ pub(crate) enum Stance {
     Ready,
     /// It goes away: it shall lead nothing, and clients shall go elsewhere.
     Draining,
+    /// It is short of disk space: it shall lead nothing, and serves clients. Told only once
+    /// `Feature::BeatsTellSpace` is on: the release before does not read it.
+    Short,
 }
 
 /// What a node says of itself in each beat.
@@ -73,11 +76,18 @@ impl Neighbours {
         state.peers.get(&node).is_some_and(|(about, _)| about.stance == Stance::Draining)
     }
 
+    /// Whether `node` said that it is short of disk space.
+    pub(crate) fn is_short(&self, node: NodeId) -> bool {
+        let state = self.0.lock();
+        state.peers.get(&node).is_some_and(|(about, _)| about.stance == Stance::Short)
+    }
+
     /// The next node to send a client to: those that serve, in turn.
     pub(crate) fn next_home(&self, now: Instant) -> Option<Home> {
         let mut state = self.0.lock();
         let serves = |(about, heard): &(About, Instant)| {
-            about.stance == Stance::Ready && now.saturating_duration_since(*heard) < FRESH
+            matches!(about.stance, Stance::Ready | Stance::Short)
+                && now.saturating_duration_since(*heard) < FRESH
         };
         let ready = state.peers.iter().filter(|(_, known)| serves(known));
         let nodes: Vec<NodeId> = ready.map(|(node, _)| *node).collect();
@@ -106,7 +116,7 @@ mod tests {
     #[test]
     fn clients_are_sent_to_those_that_serve_in_turn() {
         let (neighbours, now) = (Neighbours::default(), Instant::now());
-        for (node, stance) in [(1, Stance::Ready), (2, Stance::Draining), (3, Stance::Ready)] {
+        for (node, stance) in [(1, Stance::Ready), (2, Stance::Draining), (3, Stance::Short)] {
             neighbours.heard(NodeId(node), about(stance), now);
         }
         neighbours.heard(NodeId(4), about(Stance::Unready), now);
@@ -115,6 +125,7 @@ mod tests {
         assert_eq!(named, [1, 3, 1, 3]);
         assert!(neighbours.is_draining(NodeId(2)));
         assert!(!neighbours.is_draining(NodeId(1)));
+        assert!(neighbours.is_short(NodeId(3)) && !neighbours.is_short(NodeId(1)));
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl ControllerState {
                 true => Heard { silence: Duration::ZERO, is_live: true },
                 false => Heard {
                     silence: detector.silence(member.id, now).unwrap_or(never_heard),
-                    is_live: detector.is_live(member.id),
+                    is_live: detector.is_live(member.id) && !context.neighbours.is_short(member.id),
                 },
             };
             (member.id, heard)

@@ -173,7 +173,9 @@ pub(crate) fn send_beat(context: &Context) {
     let mut suspects = context.detector.lock().suspects();
     // Only who leads nothing may say so: the others elect at once, and two would act.
     let leads_nothing = context.all_groups().iter().all(|group| !group.may_act());
-    if context.fitness.is_unfit() && leads_nothing {
+    // A node short of space would be as good as dead by that: it says what it is where it can.
+    let is_unfit = context.fitness.is_unfit() && !context.tells_short();
+    if is_unfit && leads_nothing {
         suspects.insert(context.local());
     }
     let beat = Beat {

@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use heliograph_cluster::{
-    CheckpointConfig, Clock, Config, Entropy, FirstMember, Node, Relay, Storages, Surroundings,
-    Topology,
+    CheckpointConfig, Clock, Config, Entropy, FEATURES_KNOWN, FirstMember, Node, Relay, Storages,
+    Surroundings, Topology,
     model::{DeviceId, ShardId},
 };
 use heliograph_storage::{
     GroupId, Keyring, LogStore as _, MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots,
     MemoryStateDisk, MemoryStore, Position,
 };
-use heliograph_transport::{NodeId, SimFabric};
+use heliograph_transport::{Announcement, NodeId, SimFabric};
 use parking_lot::Mutex;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::bulk::Bulk;
+use crate::{bulk::Bulk, space::Space};
 
 pub(crate) const NODES: usize = 3;
 const SHARDS: u16 = 4;
@@ -58,6 +58,10 @@ pub(crate) struct Cluster {
     live: Vec<Option<Live>>,
     checkpoint: CheckpointConfig,
     bulk: Bulk,
+    /// What its processes announce.
+    features: u64,
+    /// How much is free on each node's disk.
+    pub(crate) space: Vec<Arc<Space>>,
 }
 
 fn id(index: usize) -> NodeId {
@@ -85,6 +89,28 @@ impl Cluster {
 
     /// As [`Self::start`], with its own times for snapshots and a bulk lane to interfere with.
     pub(crate) async fn start_with(seed: u64, checkpoint: CheckpointConfig, bulk: &Bulk) -> Self {
+        Self::start_announcing(seed, checkpoint, bulk, 0).await
+    }
+
+    /// As [`Self::start`], of nodes that announce all features: the cluster switches them on.
+    pub(crate) async fn start_latest(seed: u64) -> Self {
+        let checkpoint = CheckpointConfig::default();
+        let cluster =
+            Self::start_announcing(seed, checkpoint, &Bulk::default(), FEATURES_KNOWN).await;
+        eventually("the features are on", || {
+            let known = |live: &Live| live.node.topology().map(|known| known.features);
+            cluster.live.iter().flatten().all(|live| known(live) == Some(FEATURES_KNOWN))
+        })
+        .await;
+        cluster
+    }
+
+    async fn start_announcing(
+        seed: u64,
+        checkpoint: CheckpointConfig,
+        bulk: &Bulk,
+        features: u64,
+    ) -> Self {
         let disk = || (MemoryDisk::new(), MemoryStateDisk::new(), MemorySnapshotDisk::new());
         let mut cluster = Self {
             seed,
@@ -94,6 +120,8 @@ impl Cluster {
             live: (0..NODES).map(|_| None).collect(),
             checkpoint,
             bulk: bulk.clone(),
+            features,
+            space: (0..NODES).map(|_| Arc::default()).collect(),
         };
         for index in 0..NODES {
             cluster.boot(index).await;
@@ -115,6 +143,8 @@ impl Cluster {
         config.shards = SHARDS;
         config.checkpoint = self.checkpoint.clone();
         config.raft.snapshots_sent_max = 1;
+        config.host = self.space[index].clone();
+        config.disk_free_min = Space::FREE_MIN;
         config.client_url = Some(Self::client_url(index));
         let rng = SmallRng::seed_from_u64(self.seed * 100 + index as u64);
         let surroundings = Surroundings {
@@ -127,7 +157,8 @@ impl Cluster {
             snapshots: Arc::new(MemorySnapshots::open(snapshot_disk).unwrap()),
             keys: Keyring::unsealed(),
         };
-        let network = self.bulk.over(self.fabric.node(id(index)));
+        let announced = Announcement::new(0, self.features);
+        let network = self.bulk.over(self.fabric.node_announcing(id(index), announced));
         let node = Node::start(config, storages, network, surroundings).await.unwrap();
         self.live[index] = Some(Live { node, log, syncing });
     }

@@ -10,6 +10,7 @@ mod drain;
 mod rolling;
 mod scenarios;
 mod snapshots;
+mod space;
 mod trouble;
 
 /// Runs `scenario` in a runtime of its own; everything random follows from `seed`.
