@@ -331,7 +331,8 @@ impl Context {
     ) -> Result<Arc<RaftGroup>, OpenError> {
         let opened = self.open_group(id, kind, incarnation).await;
         let group = opened.map_err(|error| self.judge(id, &error))?;
-        self.groups.write().insert(id, Arc::clone(&group));
+        let earlier = self.groups.write().insert(id, Arc::clone(&group));
+        assert!(earlier.is_none(), "two replicas of group {} would write into one log", id.0);
         Ok(group)
     }
 

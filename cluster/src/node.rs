@@ -8,14 +8,17 @@ use std::{
 use heliograph_transport::Network;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorRef};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Relay,
     actors::{
         controller::ControllerPort,
-        node::{self, NodeActor, NodeArguments, NodeMessage},
+        node::{NodeActor, NodeArguments, NodeMessage},
     },
     admin::{Admin, ClusterAdmin},
     config::{Config, ConfigError, Storages},
@@ -30,6 +33,8 @@ use crate::{
     topology::{LeaderTable, LocalShards, Topology},
     watch,
 };
+
+const ACTOR_DIED: NodeFailure = NodeFailure::ActorDied("node");
 
 /// Why a node did not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,14 +108,11 @@ impl Node {
         });
         let delivery = Delivery::start(&context);
         let tasks = TaskTracker::new();
-        let observer: Arc<dyn ShardObserver> = delivery.clone();
-        let arguments =
-            NodeArguments { context: Arc::clone(&context), observer, tasks: tasks.clone() };
-        let spawned = Actor::spawn(None, NodeActor, arguments).await;
-        let (actor, _) = spawned.map_err(|_| NodeFailure::ActorDied("node"))?;
-        context.actor.get_or_init(|| actor.clone());
+        let actor = spawn_actor(&context, delivery.clone(), &tasks).await?;
         if let Some(incarnation) = held_meta(&context) {
-            node::start_meta(&context, &tasks, incarnation).await?;
+            let (begun, is_begun) = oneshot::channel();
+            actor.cast(NodeMessage::Begin(incarnation, begun)).map_err(|_| ACTOR_DIED)?;
+            is_begun.await.unwrap_or(Err(ACTOR_DIED))?;
         }
         context.network.serve(Arc::new(NodeHandler {
             context: Arc::clone(&context),
@@ -176,7 +178,7 @@ impl Node {
                 changed = leaders.changed() => changed,
             };
             if changed.is_err() {
-                return Err(NodeFailure::ActorDied("node"));
+                return Err(ACTOR_DIED);
             }
         }
     }
@@ -190,7 +192,7 @@ impl Node {
     pub async fn failed(&self) -> NodeFailure {
         let mut failure = self.context.failure.subscribe();
         let failed = failure.wait_for(Option::is_some).await;
-        failed.ok().and_then(|failure| failure.clone()).unwrap_or(NodeFailure::ActorDied("node"))
+        failed.ok().and_then(|failure| failure.clone()).unwrap_or(ACTOR_DIED)
     }
 
     /// Waits until this node's disk has failed, and says why. The node then serves what needs no disk
@@ -264,6 +266,25 @@ impl Node {
         self.tasks.wait().await;
         context.storages.log.close();
     }
+}
+
+/// Spawns the node actor; the node cannot go on without it.
+async fn spawn_actor(
+    context: &Arc<Context>,
+    observer: Arc<dyn ShardObserver>,
+    tasks: &TaskTracker,
+) -> Result<ActorRef<NodeMessage>, NodeFailure> {
+    let arguments = NodeArguments { context: Arc::clone(context), observer, tasks: tasks.clone() };
+    let spawned = Actor::spawn(None, NodeActor, arguments).await;
+    let (actor, ended) = spawned.map_err(|_| ACTOR_DIED)?;
+    context.actor.get_or_init(|| actor.clone());
+    let context = Arc::clone(context);
+    tasks.spawn(async move {
+        // However it ended. Of a node that stops it is no failure.
+        drop(ended.await);
+        context.fail(ACTOR_DIED);
+    });
+    Ok(actor)
 }
 
 /// Which replica of meta to start with: the one whose data is here. Others have to ask first: see

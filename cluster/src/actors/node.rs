@@ -10,7 +10,7 @@ use std::{
 
 use heliograph_storage::GroupId;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -48,6 +48,10 @@ const NAMES: &str = "shard, pulse, controller, reconciler, checkpointer, scrubbe
 pub(crate) enum NodeMessage {
     /// Compare the replicas with the registry.
     Look,
+    /// Start the replica of the meta group, of this incarnation, whose data is here, and tell how
+    /// that went. Replicas are started and stopped by this actor alone: two Rafts of one replica
+    /// would answer for each other, and write into one log.
+    Begin(u32, oneshot::Sender<Result<(), NodeFailure>>),
     /// Start the meta group as the replica of this incarnation; an empty one that runs under
     /// another is replaced.
     StartMeta(u32),
@@ -105,6 +109,12 @@ impl Actor for NodeActor {
         }
         let done = match message {
             NodeMessage::Look => state.look(&myself).await,
+            NodeMessage::Begin(incarnation, begun) => {
+                let started = start_meta(&state.context, &state.tasks, incarnation).await;
+                // Who does not wait any more has given the node up.
+                drop(begun.send(started));
+                Ok(())
+            }
             NodeMessage::StartMeta(incarnation) => state.start_meta(&myself, incarnation).await,
             NodeMessage::Reseed(group) => {
                 state.stop(&myself, group).await;
@@ -299,7 +309,7 @@ impl NodeState {
 }
 
 /// Starts the meta group.
-pub(crate) async fn start_meta(
+async fn start_meta(
     context: &Arc<Context>,
     tasks: &TaskTracker,
     incarnation: u32,

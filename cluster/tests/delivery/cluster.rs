@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{bulk::Bulk, space::Space};
+use crate::{bulk::Bulk, slow_log::SlowLog, space::Space};
 
 pub(crate) const NODES: usize = 3;
 const SHARDS: u16 = 4;
@@ -62,6 +62,8 @@ pub(crate) struct Cluster {
     features: u64,
     /// How much is free on each node's disk.
     pub(crate) space: Vec<Arc<Space>>,
+    /// How long a read of the log takes on a node that is started.
+    pub(crate) log_read: Duration,
 }
 
 fn id(index: usize) -> NodeId {
@@ -122,6 +124,7 @@ impl Cluster {
             bulk: bulk.clone(),
             features,
             space: (0..NODES).map(|_| Arc::default()).collect(),
+            log_read: Duration::ZERO,
         };
         for index in 0..NODES {
             cluster.boot(index).await;
@@ -152,7 +155,7 @@ impl Cluster {
             entropy: Arc::new(SimEntropy(Mutex::new(rng))),
         };
         let storages = Storages {
-            log: log.clone(),
+            log: Arc::new(SlowLog { log: log.clone(), pause: self.log_read }),
             state: Arc::new(MemoryStore::open(state_disk)),
             snapshots: Arc::new(MemorySnapshots::open(snapshot_disk).unwrap()),
             keys: Keyring::unsealed(),
