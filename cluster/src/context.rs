@@ -164,6 +164,8 @@ pub(crate) struct Context {
     pub(crate) fitness: Fitness,
     pub(crate) stopping: CancellationToken,
     pub(crate) is_draining: AtomicBool,
+    /// Whether every replica has caught up with its leader since this process began.
+    pub(crate) has_caught_up: watch::Sender<bool>,
     /// The mark of this node's disk.
     pub(crate) disk: [u8; 16],
     /// Damaged replicas, by incarnation, that wait for the registry's leave to begin anew.
@@ -282,44 +284,6 @@ impl Context {
     pub(crate) fn may_lead(&self, node: NodeId) -> bool {
         let stays = !self.neighbours.is_draining(node) && !self.is_asked_to_drain(node);
         stays && !self.neighbours.is_short(node) && self.detector.lock().is_live(node)
-    }
-
-    /// How many shards have no leader that this node knows of.
-    pub(crate) fn shards_without_leader(&self) -> usize {
-        let Some(topology) = self.topology() else { return 0 };
-        topology.shards().filter(|shard| self.leaders.leader(*shard).is_none()).count()
-    }
-
-    /// Whether all shards this node holds are open.
-    pub(crate) fn has_opened_shards(&self) -> bool {
-        let Some(topology) = self.topology() else { return false };
-        topology.shards_of(self.local()).count() == self.shards.all().len()
-    }
-
-    /// Why this node does not serve; `None` when it does.
-    pub(crate) fn not_ready_reason(&self) -> Option<&'static str> {
-        let Some(topology) = self.topology() else {
-            return Some("waiting for a quorum of the first members");
-        };
-        if !self.storage_is_sound() {
-            return Some("this node's disk failed: it restarts by itself once the disk is well");
-        }
-        if self.is_draining() {
-            return Some("the node is going away");
-        }
-        if !topology.member(self.local()).is_some_and(|member| member.admitted) {
-            return Some("waiting for the registry to note this node");
-        }
-        if !self.damaged.lock().is_empty() {
-            return Some("a damaged replica begins anew: see the log, and check the disk");
-        }
-        if !self.has_opened_shards() {
-            return Some("opening the shards");
-        }
-        if self.shards_without_leader() > 0 {
-            return Some("waiting for leaders of all shards");
-        }
-        None
     }
 
     /// Opens a group's state and starts its Raft, on its data or empty.

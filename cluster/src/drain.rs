@@ -29,7 +29,8 @@ pub(crate) fn begin(context: &Context) {
     }
 }
 
-/// Moves all leaderships away; answers how many are left when none is or the deadline has come.
+/// Moves all leaderships away; answers how many are left when none is or the deadline has come. One
+/// that nobody has taken yet is left: who goes before its heir is elected takes a vote along.
 pub(crate) async fn hand_over(context: &Arc<Context>, deadline: Instant) -> usize {
     let mut offers = 0;
     loop {
@@ -43,21 +44,26 @@ pub(crate) async fn hand_over(context: &Arc<Context>, deadline: Instant) -> usiz
 }
 
 /// Offers each leadership of this node to an heir, unless that is under way; answers how many this
-/// node has.
+/// node has, or had and nobody has yet.
 async fn offer_all(context: &Context, round: usize) -> usize {
     let mut led = 0;
     for group in context.all_groups() {
         let leads = group.leads();
-        if leads.leader != Some(context.local()) {
-            continue;
-        }
         let heirs = heirs(context, &group);
         if heirs.is_empty() {
             // Nobody else could lead: what this node leads ends with it.
             continue;
         }
-        led += 1;
         let offered = context.transfers.lock().get(&group.id).copied();
+        match leads.leader {
+            Some(leader) if leader == context.local() => led += 1,
+            // Its entry of the new term may need this node's disk for a majority.
+            _ if offered.is_some() && !group.has_acting_leader() => {
+                led += 1;
+                continue;
+            }
+            _ => continue,
+        }
         let offered = offered.filter(|transfer| transfer.term == leads.term);
         if offered.is_some_and(|transfer| transfer.since.elapsed() < OFFER_PATIENCE) {
             continue;

@@ -47,6 +47,7 @@ mod node_wire;
 mod peer_client;
 mod placement;
 mod raft;
+mod readiness;
 mod reconcile;
 pub mod recovery;
 mod registry;

@@ -28,6 +28,7 @@ use crate::{
     disk_mark, drain, features, formation,
     node_handler::NodeHandler,
     raft::GroupLog,
+    readiness,
     shard_handle::ShardObserver,
     surroundings::Surroundings,
     topology::{LeaderTable, LocalShards, Topology},
@@ -102,6 +103,7 @@ impl Node {
             fitness: Default::default(),
             stopping: CancellationToken::new(),
             is_draining: false.into(),
+            has_caught_up: watch::Sender::new(false),
             disk,
             damaged: Mutex::default(),
             actor: OnceLock::new(),
@@ -120,6 +122,7 @@ impl Node {
         }));
         context.network.set_peers(context.peers());
         tasks.spawn(follow_topology(Arc::clone(&context), actor.clone()));
+        tasks.spawn(readiness::catch_up(Arc::clone(&context)));
         let placing = Arc::clone(&context);
         tasks.spawn(async move {
             tokio::select! {
@@ -155,8 +158,8 @@ impl Node {
         Arc::clone(&self.context.shards)
     }
 
-    /// Waits until this node has its place, its replicas run, and it knows a leader of every
-    /// shard; or until it fails.
+    /// Waits until this node has its place, its replicas run and have caught up, and it knows a
+    /// leader of every shard; or until it fails.
     ///
     /// # Errors
     /// What [`Node::failed`] answers.
@@ -164,6 +167,7 @@ impl Node {
         let mut topology = self.context.topology.subscribe();
         let mut leaders = self.context.leaders.changes();
         let mut failure = self.context.failure.subscribe();
+        let mut caught_up = self.context.has_caught_up.subscribe();
         loop {
             if let Some(failure) = failure.borrow_and_update().clone() {
                 return Err(failure);
@@ -176,6 +180,7 @@ impl Node {
                 changed = failure.changed() => changed,
                 changed = topology.changed() => changed,
                 changed = leaders.changed() => changed,
+                changed = caught_up.changed() => changed,
             };
             if changed.is_err() {
                 return Err(ACTOR_DIED);

@@ -246,9 +246,14 @@ fn power_cut_loses_nothing_that_was_said_to_be_durable() {
 
 #[test]
 fn power_cut_shows_when_syncs_are_skipped() {
-    let base = TempDir::new().expect("a directory");
-    let mut told = Told::default();
-    live_until_power_cut(base.path(), 0, "fdatasync", &mut told);
-    let (log, _) = open(&base.path().join("log"));
-    assert!(!told.missing(&log).is_empty(), "without syncs, {} answers held", told.lines);
+    /// One life may end where another sync has just written everything.
+    const LIVES: usize = 8;
+    let shows = |life| {
+        let base = TempDir::new().expect("a directory");
+        let mut told = Told::default();
+        live_until_power_cut(base.path(), life, "fdatasync", &mut told);
+        let (log, _) = open(&base.path().join("log"));
+        !told.missing(&log).is_empty()
+    };
+    assert!((0..LIVES).any(shows), "without syncs, all answers of {LIVES} lives held");
 }

@@ -77,6 +77,21 @@ pub(crate) async fn after_start(context: Arc<Context>, group: Arc<RaftGroup>) {
     }
 }
 
+/// Runs for a group that nobody leads, when this node's turn comes. Who knows of no leader has voted
+/// for another since the last one, so there is no promise left that a vote could break.
+pub(crate) async fn fill_vacancy(context: Arc<Context>, group: Arc<RaftGroup>) {
+    let vacant = group.leads();
+    if vacant.leader.is_some() || group.log.is_pristine() || context.fitness.is_unfit() {
+        return;
+    }
+    let Some(rank) = rank(&context, &group, None) else { return };
+    tokio::time::sleep(FIRST_RUN + RANK_STEP * rank).await;
+    if group.leads() == vacant {
+        ::metrics::counter!(metrics::ELECTIONS_TOTAL).increment(1);
+        group.elect().await;
+    }
+}
+
 /// This node's place among the live voters of the group; `None` for a node that does not vote. The
 /// order begins at the preferred leaders, so that a dead node's shards fall to all others alike.
 fn rank(context: &Context, group: &RaftGroup, dead: Option<NodeId>) -> Option<u32> {
@@ -184,9 +199,14 @@ pub(crate) async fn push_transfers(context: &Context) {
     for (id, begun) in pending {
         let Some(group) = context.group(id) else { continue };
         let leads = group.leads();
-        if leads.leader != Some(context.local()) || leads.term != begun.term {
-            context.transfers.lock().remove(&id);
-            continue;
+        match leads.leader {
+            Some(leader) if leader == context.local() && leads.term == begun.term => {}
+            // The heir is being elected, or takes over.
+            _ if !group.has_acting_leader() => continue,
+            _ => {
+                context.transfers.lock().remove(&id);
+                continue;
+            }
         }
         let voters = group.raft.voter_ids().map(node_of);
         let mut heirs: Vec<NodeId> = {

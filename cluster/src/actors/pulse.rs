@@ -1,7 +1,8 @@
 //! The pulse: beats to the peers, and what their silence means (design decision 3).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use heliograph_storage::GroupId;
 use heliograph_transport::{Lane, NodeId, PeerEvent};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
@@ -36,6 +37,24 @@ pub(crate) struct PulseActor;
 pub(crate) struct PulseState {
     context: Arc<Context>,
     beats: u32,
+    /// The groups without a leader at the last beat.
+    leaderless: BTreeSet<GroupId>,
+}
+
+impl PulseState {
+    /// Runs for groups that had no leader a beat ago and have none now: an election that failed
+    /// for a lost vote would be repeated after seconds only.
+    fn lead_the_leaderless(&mut self) {
+        let mut leaderless = self.context.all_groups();
+        leaderless.retain(|group| group.leads().leader.is_none());
+        for group in &leaderless {
+            if self.leaderless.contains(&group.id) {
+                let run = election::fill_vacancy(Arc::clone(&self.context), Arc::clone(group));
+                tokio::spawn(run);
+            }
+        }
+        self.leaderless = leaderless.iter().map(|group| group.id).collect();
+    }
 }
 
 impl Actor for PulseActor {
@@ -49,7 +68,7 @@ impl Actor for PulseActor {
         context: Arc<Context>,
     ) -> Result<PulseState, ActorProcessingErr> {
         myself.send_after(BEAT_INTERVAL, || PulseMessage::Beat);
-        Ok(PulseState { context, beats: 0 })
+        Ok(PulseState { context, beats: 0, leaderless: BTreeSet::new() })
     }
 
     async fn handle(
@@ -70,6 +89,7 @@ impl Actor for PulseActor {
         }
         send_beat(&state.context);
         election::push_transfers(&state.context).await;
+        state.lead_the_leaderless();
         if state.context.is_draining() {
             // One may have come by an election.
             drain::hand_over(&state.context, Instant::now()).await;
@@ -150,7 +170,8 @@ fn follow(context: &Arc<Context>, verdict: Verdict) {
     }
     for node in verdict.condemned {
         for group in context.all_groups() {
-            if group.leads().leader == Some(node) {
+            // Or one whose new leader needs votes that the dead took along.
+            if group.leads().leader.is_none_or(|leader| leader == node) {
                 tokio::spawn(election::replace_leader(Arc::clone(context), group, node));
             }
         }

@@ -131,6 +131,12 @@ impl RaftGroup {
         *self.leadership.borrow()
     }
 
+    /// Whether somebody leads whose first entry is applied here: a majority has it.
+    pub(crate) fn has_acting_leader(&self) -> bool {
+        let leads = self.leads();
+        leads.leader.is_some() && *self.core.applied_term().borrow() == leads.term
+    }
+
     /// Who leads; wakes on changes.
     pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.subscribe()
