@@ -16,10 +16,17 @@ use tokio::time::Instant;
 /// How often beats go out. The design's least: faster beats would not find more, since the
 /// tripwire finds dead processes at once.
 pub(crate) const BEAT_INTERVAL: Duration = Duration::from_millis(500);
-/// Silence shorter than this is never suspicious: a busy node may be late by several beats.
-const SILENCE_MIN: Duration = Duration::from_millis(2500);
+/// How often silence is looked at: what this adds to the time it takes to find it.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// A look so long after the one before says that this node stood still, not its peers. A busy machine
+/// has a task wait for some tens of milliseconds.
+const LATE: Duration = Duration::from_millis(250);
+/// Silence shorter than this is never suspicious. Two beats in a row may be late or lost; the third
+/// may not, or an election could not follow within two seconds of a partition. Longer than a cut-off
+/// leader's licence (`FENCE_LEASE`, a second).
+const SILENCE_MIN: Duration = Duration::from_millis(1500);
 /// Silence longer than this many usual intervals is suspicious.
-const SILENCE_INTERVALS: u32 = 5;
+const SILENCE_INTERVALS: u32 = 3;
 /// Weight of the newest interval in the usual one: one eighth, as TCP does for round trips.
 const SMOOTHING: u32 = 8;
 /// How long another node's suspicion counts after its last beat.
@@ -28,6 +35,8 @@ const SUSPICION_LIFE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Peer {
     last_heard: Instant,
+    /// How much of the silence since then does not count: nobody here could have heard.
+    excused: Duration,
     usual_interval: Duration,
     tripwire_broken: bool,
     is_suspected: bool,
@@ -58,6 +67,7 @@ impl Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Detector {
     peers: BTreeMap<NodeId, Peer>,
+    last_look: Option<Instant>,
 }
 
 impl Detector {
@@ -68,8 +78,10 @@ impl Detector {
         suspects: BTreeSet<NodeId>,
         now: Instant,
     ) -> Verdict {
+        self.look(now);
         let peer = self.peers.entry(from).or_insert_with(|| Peer {
             last_heard: now,
+            excused: Duration::ZERO,
             usual_interval: BEAT_INTERVAL,
             tripwire_broken: false,
             is_suspected: false,
@@ -82,6 +94,7 @@ impl Detector {
             peer.usual_interval = (peer.usual_interval * (SMOOTHING - 1) + interval) / SMOOTHING;
         }
         peer.last_heard = now;
+        peer.excused = Duration::ZERO;
         peer.tripwire_broken = false;
         peer.suspects = suspects;
         self.judge(now)
@@ -89,15 +102,28 @@ impl Detector {
 
     /// Notes that `node`'s process ended.
     pub(crate) fn tripwire_broken(&mut self, node: NodeId, now: Instant) -> Verdict {
+        self.look(now);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.tripwire_broken = true;
         }
         self.judge(now)
     }
 
-    /// Looks at the time.
+    /// Looks at the time: to be called every [`LOOK_INTERVAL`].
     pub(crate) fn tick(&mut self, now: Instant) -> Verdict {
+        self.look(now);
         self.judge(now)
+    }
+
+    /// Who comes late to look was itself stopped or starved, and its peers' beats wait to be read.
+    fn look(&mut self, now: Instant) {
+        let Some(last_look) = self.last_look.replace(now) else { return };
+        let since = now.saturating_duration_since(last_look);
+        if since > LATE {
+            for peer in self.peers.values_mut() {
+                peer.excused += since - LOOK_INTERVAL;
+            }
+        }
     }
 
     /// Whom this node suspects.
@@ -121,6 +147,7 @@ impl Detector {
         let mut verdict = Verdict::default();
         for (node, peer) in &mut self.peers {
             let silence = now.saturating_duration_since(peer.last_heard);
+            let silence = silence.saturating_sub(peer.excused);
             let bound = SILENCE_MIN.max(peer.usual_interval * SILENCE_INTERVALS);
             let says_unfit = peer.suspects.contains(node);
             let is_suspected = peer.tripwire_broken || silence > bound || says_unfit;
@@ -166,10 +193,22 @@ mod tests {
     const A: NodeId = NodeId(2);
     const B: NodeId = NodeId(3);
 
+    /// Looks as often as one should until `time` has passed; what was found, one after the other.
+    fn look_on(detector: &mut Detector, from: Instant, time: Duration) -> (Instant, Verdict) {
+        let (mut now, mut found) = (from, Verdict::default());
+        while now < from + time {
+            now += LOOK_INTERVAL;
+            let verdict = detector.tick(now);
+            found.suspected.extend(verdict.suspected);
+            found.condemned.extend(verdict.condemned);
+        }
+        (now, found)
+    }
+
     fn beats(detector: &mut Detector, start: Instant, seconds: u64) -> Instant {
         let mut now = start;
         for _ in 0..seconds * 2 {
-            now += BEAT_INTERVAL;
+            now = look_on(detector, now, BEAT_INTERVAL).0;
             assert!(detector.beat(A, BTreeSet::new(), now).is_empty());
             assert!(detector.beat(B, BTreeSet::new(), now).is_empty());
         }
@@ -228,11 +267,12 @@ mod tests {
     fn silence_is_suspicious_and_a_beat_recovers() {
         let mut detector = Detector::default();
         let now = beats(&mut detector, Instant::now(), 3);
-        assert!(detector.tick(now + Duration::from_secs(2)).is_empty());
-        let later = now + Duration::from_secs(3);
-        assert_eq!(detector.tick(later).suspected, [A, B]);
+        let (now, found) = look_on(&mut detector, now, SILENCE_MIN);
+        assert!(found.is_empty(), "two beats may be missing");
+        let (now, found) = look_on(&mut detector, now, LOOK_INTERVAL);
+        assert_eq!(found.suspected, [A, B]);
         assert!(!detector.is_live(A));
-        assert_eq!(detector.beat(A, BTreeSet::new(), later).recovered, [A]);
+        assert_eq!(detector.beat(A, BTreeSet::new(), now).recovered, [A]);
         assert!(detector.is_live(A));
     }
 
@@ -241,9 +281,23 @@ mod tests {
         let mut detector = Detector::default();
         let mut now = Instant::now();
         for _ in 0..40 {
-            now += Duration::from_millis(1500);
+            now = look_on(&mut detector, now, Duration::from_millis(1200)).0;
             assert!(detector.beat(A, BTreeSet::new(), now).is_empty());
         }
-        assert!(detector.tick(now + Duration::from_secs(4)).is_empty());
+        assert!(look_on(&mut detector, now, Duration::from_secs(3)).1.is_empty());
+    }
+
+    #[test]
+    fn who_stood_still_itself_suspects_nobody_for_that() {
+        let mut detector = Detector::default();
+        let now = beats(&mut detector, Instant::now(), 3);
+        let awake = now + Duration::from_secs(30);
+        assert!(detector.tick(awake).is_empty());
+        assert_eq!(detector.silence(A, awake), Some(Duration::from_secs(30)));
+        // The first that is read then is no reason to suspect the others either.
+        assert!(detector.beat(A, BTreeSet::new(), awake).is_empty());
+        // Who stays silent is suspected as soon as somebody can know.
+        let (_, found) = look_on(&mut detector, awake, SILENCE_MIN + LOOK_INTERVAL);
+        assert_eq!(found.suspected, [B, A]);
     }
 }

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// What a peer said longer ago than this is not sent to clients: it may be gone. Five beats, as
-/// long as silence stays unsuspicious.
+/// What a peer said longer ago than this is not sent to clients: it may be gone. Five beats:
+/// longer than silence stays unsuspicious.
 const FRESH: Duration = Duration::from_millis(2500);
 /// Bytes of a client URL in a beat; longer ones are not taken.
 const URL_BYTES_MAX: usize = 512;

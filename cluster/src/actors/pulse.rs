@@ -5,12 +5,15 @@ use std::{collections::BTreeSet, sync::Arc};
 use heliograph_storage::GroupId;
 use heliograph_transport::{Lane, NodeId, PeerEvent};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::time::Instant;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use super::election;
 use crate::{
     context::Context,
-    detector::{BEAT_INTERVAL, Verdict},
+    detector::{BEAT_INTERVAL, LOOK_INTERVAL, Verdict},
     drain, fail_safe,
     features::{self, Feature},
     metrics,
@@ -37,6 +40,8 @@ pub(crate) struct PulseActor;
 pub(crate) struct PulseState {
     context: Arc<Context>,
     beats: u32,
+    /// Looks for silence by itself: what the actor does may take a while. Ends with the actor.
+    _look: JoinSet<()>,
     /// The groups without a leader at the last beat.
     leaderless: BTreeSet<GroupId>,
 }
@@ -68,7 +73,9 @@ impl Actor for PulseActor {
         context: Arc<Context>,
     ) -> Result<PulseState, ActorProcessingErr> {
         myself.send_after(BEAT_INTERVAL, || PulseMessage::Beat);
-        Ok(PulseState { context, beats: 0, leaderless: BTreeSet::new() })
+        let mut look = JoinSet::new();
+        look.spawn(look_for_silence(Arc::clone(&context)));
+        Ok(PulseState { context, beats: 0, _look: look, leaderless: BTreeSet::new() })
     }
 
     async fn handle(
@@ -78,8 +85,6 @@ impl Actor for PulseActor {
         state: &mut PulseState,
     ) -> Result<(), ActorProcessingErr> {
         myself.send_after(BEAT_INTERVAL, || PulseMessage::Beat);
-        let verdict = state.context.detector.lock().tick(Instant::now());
-        follow(&state.context, verdict);
         fail_safe::look(&state.context);
         if state.beats.is_multiple_of(SPACE_BEATS) {
             fail_safe::measure(&state.context).await;
@@ -100,6 +105,17 @@ impl Actor for PulseActor {
             features::activate(&state.context).await;
         }
         Ok(())
+    }
+}
+
+/// Looks again and again who has been silent for too long.
+async fn look_for_silence(context: Arc<Context>) {
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let verdict = context.detector.lock().tick(Instant::now());
+        follow(&context, verdict);
     }
 }
 
