@@ -318,6 +318,12 @@ impl Context {
         if let Soundness::Damaged(reason) = soundness {
             return Err(io::Error::other(reason));
         }
+        let core = Arc::new(core);
+        if soundness == Soundness::SnapshotMissing {
+            tracing::error!(group = id.0, "its snapshot is damaged or gone: writing another");
+            // Raft takes it for granted that there is one of what was purged.
+            core.write_snapshot().await?;
+        }
         let network = GroupNetworkFactory {
             network: Arc::clone(&self.network),
             group: id,
@@ -326,11 +332,7 @@ impl Context {
         };
         let raft_id = raft_id(self.local(), incarnation);
         let config = Arc::clone(&self.raft_config);
-        let group = RaftGroup::start(id, raft_id, config, network, log, Arc::new(core)).await?;
-        if soundness == Soundness::SnapshotMissing {
-            tracing::error!(group = id.0, "its snapshot is damaged or gone: writing another");
-            group.write_snapshot().await;
-        }
+        let group = RaftGroup::start(id, raft_id, config, network, log, core).await?;
         Ok(group)
     }
 

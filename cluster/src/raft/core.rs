@@ -289,14 +289,20 @@ impl GroupCore {
 
     /// Writes a snapshot file of the state as it is now.
     pub(crate) async fn write_snapshot(&self) -> Result<(SnapshotMeta, SnapshotInfo), io::Error> {
-        /// How long to wait before asking again whether a checkpoint under way has ended; a
-        /// checkpoint takes tens of milliseconds.
+        /// How long to wait before asking again whether a checkpoint under way has ended, or a
+        /// snapshot that arrived is installed; both take tens of milliseconds.
         const PAUSE: Duration = Duration::from_millis(20);
-        let _working = self.working().await.ok_or_else(retired)?;
-        let frozen = loop {
-            if let Some(frozen) = self.freeze().map_err(io::Error::other)? {
-                break frozen;
+        let (_working, frozen) = loop {
+            let working = self.working().await.ok_or_else(retired)?;
+            // What has arrived must stay: it holds more than the rows, and the log is purged up to it
+            // before they are replaced.
+            let current = self.current_snapshot()?.and_then(|(meta, _)| meta.last_log_id);
+            if current <= self.applied().log_id
+                && let Some(frozen) = self.freeze().map_err(io::Error::other)?
+            {
+                break (working, frozen);
             }
+            drop(working);
             tokio::time::sleep(PAUSE).await;
         };
         self.log.durable().await.map_err(io::Error::other)?;

@@ -4,6 +4,8 @@
 pub(crate) mod allocations_test;
 mod bare_commits;
 mod core;
+#[cfg(test)]
+mod core_test;
 mod group;
 mod log_adapter;
 mod network_adapter;
