@@ -32,11 +32,32 @@ fn seeds_or(usual: Range<u64>) -> Range<u64> {
     range.unwrap_or_else(|| panic!("SIM_SEEDS must look like 0..200, not {text:?}"))
 }
 
+/// Simulated time since a scenario began, as the time of log lines.
+struct SimulatedTime;
+
+thread_local! {
+    /// Each scenario runs on a thread of its own at a time.
+    static BEGAN: std::cell::Cell<Option<tokio::time::Instant>> = const { std::cell::Cell::new(None) };
+}
+
+impl tracing_subscriber::fmt::time::FormatTime for SimulatedTime {
+    fn format_time(
+        &self,
+        writer: &mut tracing_subscriber::fmt::format::Writer<'_>,
+    ) -> std::fmt::Result {
+        match BEGAN.get() {
+            Some(began) => write!(writer, "{:9.3}", began.elapsed().as_secs_f64()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Shows the nodes' logs where `SIM_LOG` asks for them.
 fn log_if_asked() {
     if let Ok(filter) = std::env::var("SIM_LOG") {
         // A second scenario of the same process finds it set up.
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).without_time().try_init();
+        let _ =
+            tracing_subscriber::fmt().with_env_filter(filter).with_timer(SimulatedTime).try_init();
     }
 }
 
@@ -49,7 +70,12 @@ fn simulate<F: Future<Output = T>, T>(seed: u64, scenario: impl FnOnce(u64) -> F
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(scenario(seed))
+    runtime.block_on(async {
+        BEGAN.set(Some(tokio::time::Instant::now()));
+        let outcome = scenario(seed).await;
+        BEGAN.set(None);
+        outcome
+    })
 }
 
 /// Spreads `seeds` over the processors; a failing seed is named.

@@ -1,10 +1,11 @@
 //! The simulated cluster: nodes, their disks, their clocks, and the clients around them. What
-//! changes who its members are is in `life`.
+//! changes who its members are is in `life`, clients at work are in `work`.
 
 mod life;
+mod work;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     hash::{Hash, Hasher},
     rc::Rc,
@@ -31,7 +32,6 @@ use tokio::{
 
 use crate::{
     clients::{self, Relays, SharedLedger},
-    faults::{self, Fault},
     ledger::Ledger,
 };
 
@@ -127,6 +127,8 @@ pub(crate) struct World {
     relays: Relays,
     ledger: SharedLedger,
     clients: LocalSet,
+    /// How many senders are at work.
+    senders: Rc<Cell<usize>>,
     /// The device of each mailbox, registered.
     principals: Vec<Principal>,
     lives: u64,
@@ -182,6 +184,7 @@ impl World {
             relays: Rc::new(RefCell::new((0..nodes).map(|_| None).collect())),
             ledger: Rc::new(RefCell::new(Ledger::default())),
             clients: LocalSet::new(),
+            senders: Rc::default(),
             principals: Vec::new(),
             lives: 0,
             older,
@@ -344,71 +347,6 @@ impl World {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         start.elapsed()
-    }
-
-    /// Lets clients work for `span` while faults come and go.
-    pub(crate) async fn run_with_faults(&mut self, span: Duration) {
-        let end = Instant::now() + span;
-        self.start_clients(end);
-        let clients = std::mem::take(&mut self.clients);
-        clients
-            .run_until(async {
-                while Instant::now() < end {
-                    let pause = Duration::from_millis(self.rng.random_range(200..2500));
-                    tokio::time::sleep(pause).await;
-                    let fault = Fault::random(self.nodes(), &mut self.rng);
-                    faults::install(self, fault).await;
-                    self.check_single_leaders();
-                }
-            })
-            .await;
-        self.clients = clients;
-    }
-
-    fn start_clients(&mut self, end: Instant) {
-        let end_of_listening = end + PATIENCE;
-        for name in 0..SENDERS {
-            let rng = SmallRng::seed_from_u64(self.rng.random());
-            let (relays, ledger) = (Rc::clone(&self.relays), Rc::clone(&self.ledger));
-            let sender = clients::sender(name, MAILBOXES, relays, ledger, rng, end);
-            self.clients.spawn_local(sender);
-        }
-        for mailbox in 0..MAILBOXES {
-            let rng = SmallRng::seed_from_u64(self.rng.random());
-            let (relays, ledger) = (Rc::clone(&self.relays), Rc::clone(&self.ledger));
-            if mailbox % 2 == 0 {
-                let principal = self.principals[mailbox].clone();
-                let client =
-                    clients::listener(mailbox, principal, relays, ledger, rng, end_of_listening);
-                self.clients.spawn_local(client);
-            } else {
-                let client = clients::poller(mailbox, relays, ledger, rng, end_of_listening);
-                self.clients.spawn_local(client);
-            }
-        }
-    }
-
-    /// Mends everything, starts every node, and waits until every accepted message has arrived.
-    pub(crate) async fn heal_and_settle(&mut self) {
-        self.fabric.heal();
-        for index in 0..self.nodes() {
-            if !self.is_up(index) && !self.is_lost(index) {
-                self.boot(index).await;
-            }
-        }
-        let clients = std::mem::take(&mut self.clients);
-        clients
-            .run_until(async {
-                self.all_ready().await;
-                let deadline = Instant::now() + PATIENCE / 2;
-                while self.ledger.borrow().outstanding() > 0 && Instant::now() < deadline {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-                // Clients that are in the middle of something end it.
-                tokio::time::sleep(Duration::from_secs(4)).await;
-            })
-            .await;
-        drop(clients);
     }
 
     /// A number that two runs share if the same happened in them: the same frames at the same
