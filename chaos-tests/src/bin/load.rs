@@ -24,6 +24,9 @@ struct Cli {
     /// Nodes of the fresh cluster
     #[arg(long, global = true, default_value_t = 3)]
     nodes: u16,
+    /// Shards of the fresh cluster
+    #[arg(long, global = true, default_value_t = 16)]
+    shards: u16,
     #[command(subcommand)]
     command: Command,
 }
@@ -146,7 +149,7 @@ async fn run(cli: Cli) -> Result<String> {
     }
     let target = match &cli.cluster {
         Some(directory) => Target::running(directory)?,
-        None => Target::own(cli.nodes).await?,
+        None => Target::own(cli.nodes, cli.shards).await?,
     };
     match cli.command {
         Command::Closed { in_flight, traffic } => {

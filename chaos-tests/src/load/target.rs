@@ -39,8 +39,10 @@ impl Target {
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn own(nodes: u16) -> Result<Self> {
-        let cluster = LocalCluster::start(Options { nodes, ..Options::three("load") }).await?;
+    pub async fn own(nodes: u16, shards: u16) -> Result<Self> {
+        let settings = vec![("HELIOGRAPH_CLUSTER__SHARDS".to_owned(), shards.to_string())];
+        let options = Options { nodes, settings, ..Options::three("load") };
+        let cluster = LocalCluster::start(options).await?;
         Ok(Self { nodes: cluster.nodes().to_vec(), _own: Some(cluster) })
     }
 
