@@ -35,6 +35,9 @@ const TRANSFER_PATIENCE: Duration = Duration::from_millis(700);
 
 /// Ends a dead leader's lease on this follower and runs for leader when its turn comes.
 pub(crate) async fn replace_leader(context: Arc<Context>, group: Arc<RaftGroup>, dead: NodeId) {
+    if context.stopping.is_cancelled() {
+        return;
+    }
     group.forget_lease().await;
     if context.fitness.is_unfit() {
         return; // it votes for others, where it can
@@ -44,7 +47,9 @@ pub(crate) async fn replace_leader(context: Arc<Context>, group: Arc<RaftGroup>,
     for _ in 0..RUNS_MAX {
         tokio::time::sleep(pause).await;
         let leader = group.leads().leader;
-        if leader.is_some_and(|leader| leader != dead) || context.detector.lock().is_live(dead) {
+        let is_led = leader.is_some_and(|leader| leader != dead);
+        let is_over = group.is_stopped() || context.stopping.is_cancelled();
+        if is_led || is_over || context.detector.lock().is_live(dead) {
             return;
         }
         ::metrics::counter!(metrics::ELECTIONS_TOTAL).increment(1);
@@ -81,12 +86,13 @@ pub(crate) async fn after_start(context: Arc<Context>, group: Arc<RaftGroup>) {
 /// for another since the last one, so there is no promise left that a vote could break.
 pub(crate) async fn fill_vacancy(context: Arc<Context>, group: Arc<RaftGroup>) {
     let vacant = group.leads();
-    if vacant.leader.is_some() || group.log.is_pristine() || context.fitness.is_unfit() {
+    let is_over = group.is_stopped() || context.stopping.is_cancelled();
+    if vacant.leader.is_some() || is_over || group.log.is_pristine() || context.fitness.is_unfit() {
         return;
     }
     let Some(rank) = rank(&context, &group, None) else { return };
     tokio::time::sleep(FIRST_RUN + RANK_STEP * rank).await;
-    if group.leads() == vacant {
+    if group.leads() == vacant && !context.stopping.is_cancelled() {
         ::metrics::counter!(metrics::ELECTIONS_TOTAL).increment(1);
         group.elect().await;
     }

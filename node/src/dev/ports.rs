@@ -15,6 +15,9 @@ const FIRST: u16 = 20_000;
 const END: u16 = 32_000;
 /// How many ports are tried for each node before giving up.
 const TRIES: usize = 200;
+/// Ports that a process looks at first: another one that starts a cluster at the same moment looks
+/// at others, or both might find the same one free.
+const BLOCK: u16 = 48;
 
 /// A port that is taken.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +77,17 @@ pub(super) fn refuse_taken(layout: &Layout) -> Result<(), Failure> {
 /// Picks `count` ports that are free for UDP and TCP.
 pub(super) fn pick(count: u16) -> Option<Vec<u16>> {
     let mut picked = Vec::with_capacity(usize::from(count));
-    for _ in 0..usize::from(count) * TRIES {
+    let blocks = u32::from((END - FIRST) / BLOCK);
+    let own = u16::try_from(std::process::id() % blocks).expect("fewer blocks than ports");
+    let mut ranges = vec![(FIRST + own * BLOCK, BLOCK); TRIES / 2];
+    ranges.resize(usize::from(count) * TRIES, (FIRST, END - FIRST));
+    for (first, length) in ranges {
         if picked.len() == usize::from(count) {
             break;
         }
         let mut bytes = [0; 2];
         getrandom::fill(&mut bytes).expect("the operating system gives randomness");
-        let port = FIRST + u16::from_le_bytes(bytes) % (END - FIRST);
+        let port = first + u16::from_le_bytes(bytes) % length;
         if !picked.contains(&port) && bind_both((Ipv4Addr::LOCALHOST, port).into()).is_ok() {
             picked.push(port);
         }
