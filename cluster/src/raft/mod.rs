@@ -1,5 +1,6 @@
 //! openraft over our log, rows and network.
 
+mod acquaintance;
 #[cfg(test)]
 pub(crate) mod allocations_test;
 mod bare_commits;
