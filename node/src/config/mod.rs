@@ -270,10 +270,16 @@ impl Default for LogSection {
         // openraft tells at info what we tell in our own words, and warns twice a second and group of
         // every peer that is away. That a Raft has ended, which its handle tells as an error of every
         // late call, we tell ourselves.
+        // Refused changes of membership are repeated by the next leader.
         Self {
-            level:
-                "info,openraft=error,openraft::raft::raft_inner=off,openraft::core::heartbeat=off"
-                    .to_owned(),
+            level: [
+                "info",
+                "openraft=error",
+                "openraft::raft::raft_inner=off",
+                "openraft::raft::api::management=off",
+                "openraft::core::heartbeat=off",
+            ]
+            .join(","),
             format: LogFormat::default(),
         }
     }
