@@ -161,11 +161,16 @@ impl LaneQueue {
                 }
             }
             self.filled.notified().await;
+            // Whoever filled the queue woke this task, which would run next: all that is ready to run
+            // has its say first. What that costs is a turn of the scheduler; what it saves is packets
+            // and system calls.
+            tokio::task::yield_now().await;
         }
     }
 }
 
-/// Writes the lane until its queue is closed or its connection ends.
+/// Writes the lane until its queue is closed or its connection ends. The writers of a connection run
+/// in one task, so that what several lanes write in one turn shares packets.
 pub(super) async fn write(
     queue: &LaneQueue,
     mut stream: SendStream,

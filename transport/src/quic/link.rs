@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::{
     task::JoinSet,
@@ -185,12 +186,13 @@ impl Link {
     ) {
         let mut tasks = JoinSet::new();
         let service = Arc::new(service);
+        let mut sends = Vec::with_capacity(streams.len());
         for (index, (send, receive)) in streams.into_iter().enumerate() {
-            let link = Arc::clone(self);
-            tasks.spawn(async move { lane::write(&link.lanes[index], send, &link.metrics).await });
+            sends.push(send);
             let (link, service) = (Arc::clone(self), Arc::clone(&service));
             tasks.spawn(async move { reader::read(&link, index, receive, &service).await });
         }
+        tasks.spawn(Arc::clone(self).write(sends));
         let link = Arc::clone(self);
         tasks.spawn(async move {
             // All lanes are open: one more stream is one too many.
@@ -225,6 +227,14 @@ impl Link {
             reason = reason.map(tracing::field::display),
             "connection to a peer ended"
         );
+    }
+
+    /// Writes all lanes until the first of them ends.
+    async fn write(self: Arc<Self>, streams: Vec<SendStream>) -> Option<CloseCode> {
+        let lanes = self.lanes.iter().zip(streams);
+        let mut writers: FuturesUnordered<_> =
+            lanes.map(|(lane, stream)| lane::write(lane, stream, &self.metrics)).collect();
+        writers.next().await.flatten()
     }
 }
 
