@@ -115,12 +115,13 @@ impl ShardHandle {
     ///
     /// # Errors
     /// See [`ProposeError`]: all but `Unknown` mean that nothing was done.
-    pub async fn propose(
+    /// The command is queued when this returns, whether or not its outcome is waited for.
+    pub fn propose(
         &self,
         command: Command,
         deadline: Instant,
-    ) -> Result<Outcome, ProposeError> {
-        self.0.propose(command, deadline).await
+    ) -> BoxFuture<'static, Result<Outcome, ProposeError>> {
+        self.0.propose(command, deadline)
     }
 
     /// Who leads, and what this replica is; changes wake the receiver.

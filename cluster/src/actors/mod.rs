@@ -13,4 +13,5 @@ pub(crate) mod pulse;
 pub(crate) mod reconciler;
 pub(crate) mod scrubber;
 pub(crate) mod shard;
+pub(crate) mod shard_inbox;
 pub(crate) mod time;

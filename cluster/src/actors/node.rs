@@ -22,6 +22,7 @@ use super::{
     reconciler::ReconcilerActor,
     scrubber::ScrubberActor,
     shard::{RaftShard, ShardActor, ShardArguments, ShardMessage},
+    shard_inbox::ShardInbox,
     time::ShardTime,
 };
 use crate::{
@@ -277,14 +278,16 @@ impl NodeState {
             Err(OpenError::Failed(failure)) => return Err(failure),
         };
         let time = Arc::new(ShardTime::new(Arc::clone(&context)));
-        let arguments = ShardArguments { shard, group: Arc::clone(&group), time };
+        let inbox = Arc::new(ShardInbox::default());
+        let arguments =
+            ShardArguments { shard, group: Arc::clone(&group), time, inbox: Arc::clone(&inbox) };
         let spawned = Actor::spawn_linked(None, ShardActor, arguments, myself.get_cell()).await;
         let (actor, _) = spawned.map_err(|error| NodeFailure::GroupUnusable {
             group: group.id.0,
             reason: error.to_string().into(),
         })?;
         self.shards.insert(shard, actor.clone());
-        let port = RaftShard::new(shard, Arc::clone(&context), Arc::clone(&group), actor);
+        let port = RaftShard::new(shard, Arc::clone(&context), Arc::clone(&group), inbox, actor);
         context.shards.insert(ShardHandle::new(Arc::new(port)));
         self.tasks.spawn(watch(
             Arc::clone(&context),

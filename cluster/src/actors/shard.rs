@@ -12,7 +12,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{company::Company, time::ShardTime};
+use super::{
+    company::Company,
+    shard_inbox::{Pending, ShardInbox},
+    time::ShardTime,
+};
 use crate::{
     context::Context,
     machine::{Command, CommandBatch, Outcome, ShardMachine},
@@ -36,19 +40,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// Messages expired by one command, so that one entry stays quick to apply.
 const EXPIRE_LIMIT: u32 = 512;
 
-/// A command that waits for its outcome.
-pub(crate) struct Pending {
-    command: Command,
-    deadline: Instant,
-    answer: oneshot::Sender<Result<Outcome, ProposeError>>,
-    /// Its place in the queue: the actor's mailbox holds no more than there are permits.
-    _permit: OwnedSemaphorePermit,
-}
-
 /// What a shard actor is told.
 pub(crate) enum ShardMessage {
-    /// Put this into the next entry.
-    Propose(Pending),
+    /// There are commands in the inbox, for the next entry.
+    Wake,
     /// The entry in flight has its outcome.
     EntryEnded,
     /// The entry in flight was answered with something else than its outcomes.
@@ -69,6 +64,7 @@ pub(crate) struct ShardArguments {
     pub(crate) shard: ShardId,
     pub(crate) group: Arc<RaftGroup>,
     pub(crate) time: Arc<ShardTime>,
+    pub(crate) inbox: Arc<ShardInbox>,
 }
 
 #[derive(PartialEq)]
@@ -83,6 +79,7 @@ pub(crate) struct ShardState {
     shard: ShardId,
     group: Arc<RaftGroup>,
     time: Arc<ShardTime>,
+    inbox: Arc<ShardInbox>,
     queue: VecDeque<Pending>,
     /// How many commands of the queue somebody waits for.
     prompt: usize,
@@ -105,6 +102,7 @@ impl Actor for ShardActor {
             shard: arguments.shard,
             group: arguments.group,
             time: arguments.time,
+            inbox: arguments.inbox,
             queue: VecDeque::new(),
             prompt: 0,
             flight: Flight::Idle,
@@ -119,17 +117,10 @@ impl Actor for ShardActor {
         state: &mut ShardState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            #[cfg(feature = "mutants")]
-            ShardMessage::Propose(Pending {
-                command: Command::Acknowledge { items, .. },
-                answer,
-                ..
-            }) if heliograph_storage::mutant::Mutant::AcknowledgementsNotReplicated.is_on() => {
-                let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
-                let _ = answer.send(Ok(Outcome::Acknowledged { count }));
-            }
-            ShardMessage::Propose(pending) => {
-                state.push(pending);
+            ShardMessage::Wake => {
+                for pending in state.inbox.take() {
+                    state.push(pending);
+                }
                 state.consider(&myself);
             }
             ShardMessage::EntryEnded => {
@@ -155,10 +146,21 @@ impl Actor for ShardActor {
         }
         Ok(())
     }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<ShardMessage>,
+        state: &mut ShardState,
+    ) -> Result<(), ActorProcessingErr> {
+        drop(state.inbox.take());
+        Ok(())
+    }
 }
 
 impl ShardState {
     fn push(&mut self, pending: Pending) {
+        #[cfg(feature = "mutants")]
+        let Some(pending) = pending.unless_swallowed() else { return };
         self.prompt += usize::from(!pending.may_linger());
         self.queue.push_back(pending);
     }
@@ -231,7 +233,7 @@ impl ShardState {
                 continue;
             }
             commands.push(pending.command);
-            answers.push((pending.answer, pending._permit));
+            answers.push((pending.answer, pending.permit));
         }
         (commands, answers)
     }
@@ -261,7 +263,7 @@ impl ShardState {
             command: Command::Expire { limit: EXPIRE_LIMIT },
             deadline: Instant::now() + TICK,
             answer,
-            _permit: permit,
+            permit,
         });
         self.consider(myself);
     }
@@ -299,23 +301,12 @@ fn content_bytes(command: &Command) -> usize {
     }
 }
 
-impl Pending {
-    /// Whether it need not be in the next entry at once.
-    fn may_linger(&self) -> bool {
-        matches!(self.command, Command::Acknowledge { .. })
-    }
-
-    fn refuse(self, error: ProposeError) {
-        // Who asked may have given up.
-        let _ = self.answer.send(Err(error));
-    }
-}
-
 /// A shard's replica over Raft: what [`crate::ShardHandle`] wraps.
 pub(crate) struct RaftShard {
     shard: ShardId,
     context: Arc<Context>,
     group: Arc<RaftGroup>,
+    inbox: Arc<ShardInbox>,
     actor: ActorRef<ShardMessage>,
     permits: Arc<Semaphore>,
 }
@@ -325,9 +316,11 @@ impl RaftShard {
         shard: ShardId,
         context: Arc<Context>,
         group: Arc<RaftGroup>,
+        inbox: Arc<ShardInbox>,
         actor: ActorRef<ShardMessage>,
     ) -> Self {
-        Self { shard, context, group, actor, permits: Arc::new(Semaphore::new(QUEUE_COMMANDS_MAX)) }
+        let permits = Arc::new(Semaphore::new(QUEUE_COMMANDS_MAX));
+        Self { shard, context, group, inbox, actor, permits }
     }
 }
 
@@ -355,10 +348,12 @@ impl ShardPort for RaftShard {
             return Box::pin(std::future::ready(Err(ProposeError::Overloaded)));
         };
         let (answer, outcome) = oneshot::channel();
-        let pending = Pending { command, deadline, answer, _permit: permit };
-        if self.actor.cast(ShardMessage::Propose(pending)).is_err() {
-            return Box::pin(std::future::ready(Err(ProposeError::Storage)));
-        }
+        self.inbox.push(Pending { command, deadline, answer, permit }, || {
+            if self.actor.cast(ShardMessage::Wake).is_err() {
+                // It has ended. Whoever waits learns that nobody knows the outcome.
+                drop(self.inbox.take());
+            }
+        });
         Box::pin(async move {
             match tokio::time::timeout_at(deadline, outcome).await {
                 Ok(Ok(outcome)) => outcome,
