@@ -67,7 +67,7 @@ impl ClusterHandle {
                 key_id: key.key_id,
                 key_hash: key.hash(&topology.settings.secret_key),
             });
-            let routed = self.router.ask(&mailbox, Kind::Prompt, register, deadline).await?;
+            let routed = self.router.ask(&mailbox, Kind::Prompt, &register, deadline).await?;
             match routed.answer {
                 RelayAnswer::Done(Outcome::Registered) => return Ok(key.text()),
                 RelayAnswer::Done(Outcome::DeviceTaken) => return Err(RelayError::DeviceTaken),
@@ -108,7 +108,7 @@ impl ClusterHandle {
             let revocations = keys.revocations();
             let boot = self.sessions.boot();
             let request = RelayRequest::Authenticate { boot, slot, key_id };
-            let routed = self.router.ask_shard(shard, Kind::Prompt, request, deadline).await?;
+            let routed = self.router.ask_shard(shard, Kind::Prompt, &request, deadline).await?;
             let RelayAnswer::Key { lease, term, key: record } = routed.answer else {
                 return Err(RelayError::Unavailable);
             };
@@ -136,7 +136,7 @@ impl ClusterHandle {
     ) -> Result<(), RelayError> {
         let mailbox = self.router.topology()?.key_hasher().mailbox(&device);
         let request = RelayRequest::Revoke { mailbox, key_id };
-        match self.router.ask(&mailbox, Kind::Prompt, request, deadline).await?.answer {
+        match self.router.ask(&mailbox, Kind::Prompt, &request, deadline).await?.answer {
             RelayAnswer::Revoked => Ok(()),
             _ => Err(RelayError::Unavailable),
         }
@@ -160,7 +160,7 @@ impl ClusterHandle {
             content_fingerprint: fingerprints.content,
             content: message.content,
         });
-        match self.router.ask(&mailbox, Kind::Prompt, request, deadline).await?.answer {
+        match self.router.ask(&mailbox, Kind::Prompt, &request, deadline).await?.answer {
             RelayAnswer::Done(Outcome::Enqueued { seq, accepted_ms, duplicate }) => {
                 Ok(Accepted { seq, accepted_ms, duplicate })
             }
@@ -189,7 +189,7 @@ impl ClusterHandle {
                 wait_ms: u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX),
                 after: fetch.after,
             };
-            let routed = self.router.ask(&mailbox, kind, request, deadline).await;
+            let routed = self.router.ask(&mailbox, kind, &request, deadline).await;
             match routed.map(|routed| routed.answer) {
                 Ok(RelayAnswer::Messages(messages)) if !messages.is_empty() => {
                     return Ok(messages.into_iter().map(Arc::unwrap_or_clone).collect());
@@ -212,7 +212,7 @@ impl ClusterHandle {
         let mut total = 0;
         for items in items.chunks(ACK_ITEMS_MAX) {
             let request = RelayRequest::Acknowledge { mailbox, items: items.to_vec() };
-            match self.router.ask(&mailbox, Kind::Prompt, request, deadline).await?.answer {
+            match self.router.ask(&mailbox, Kind::Prompt, &request, deadline).await?.answer {
                 RelayAnswer::Done(Outcome::Acknowledged { count }) => total += count,
                 _ => return Err(RelayError::Unavailable),
             }

@@ -126,7 +126,7 @@ impl Live {
         deadline: Instant,
     ) -> Result<Vec<NodeId>, RelayError> {
         let request = RelayRequest::Locate { mailbox };
-        match self.router.ask(&mailbox, Kind::Prompt, request, deadline).await?.answer {
+        match self.router.ask(&mailbox, Kind::Prompt, &request, deadline).await?.answer {
             RelayAnswer::Nodes(nodes) => Ok(nodes),
             _ => Err(RelayError::Unavailable),
         }

@@ -90,7 +90,7 @@ impl Router {
         &self,
         mailbox: &MailboxKey,
         kind: Kind,
-        request: RelayRequest,
+        request: &RelayRequest,
         deadline: Instant,
     ) -> Result<Routed, RelayError> {
         let shard = self.topology()?.shard_of(mailbox.slot());
@@ -102,7 +102,7 @@ impl Router {
         &self,
         shard: ShardId,
         kind: Kind,
-        request: RelayRequest,
+        request: &RelayRequest,
         deadline: Instant,
     ) -> Result<Routed, RelayError> {
         let _permit = self.admit(kind)?;
@@ -167,7 +167,7 @@ impl Router {
     async fn ask_on(
         &self,
         shard: ShardId,
-        request: RelayRequest,
+        request: &RelayRequest,
         deadline: Instant,
     ) -> Result<Routed, RelayError> {
         let topology = self.topology()?;
@@ -184,7 +184,7 @@ impl Router {
                 }
             };
             let asked = Instant::now();
-            let attempt = self.attempt(node, shard, &request, &mut payload, deadline).await;
+            let attempt = self.attempt(node, shard, request, &mut payload, deadline).await;
             let missed = match attempt {
                 Attempt::Answered(RelayAnswer::Failed(failure)) => {
                     self.weigh(shard, node, failure)?
@@ -227,7 +227,8 @@ impl Router {
         if node == self.local {
             return tokio::select! {
                 biased; // an answer that is there counts, whoever leads by now
-                answer = self.service.serve(node, request.clone(), deadline) => {
+                // Boxed: it is large, and most requests go to other nodes.
+                answer = Box::pin(self.service.serve(node, request.clone(), deadline)) => {
                     Attempt::Answered(answer)
                 }
                 () = self.superseded(shard, node) => Attempt::Lost,

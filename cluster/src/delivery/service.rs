@@ -11,8 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::join_all;
-use heliograph_transport::NodeId;
+use heliograph_transport::{BoxFuture, NodeId};
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
@@ -128,6 +127,7 @@ impl Service {
         request: RelayRequest,
         deadline: Instant,
     ) -> RelayAnswer {
+        // Boxed: what most requests are, a message to be stored, shall not carry their size.
         let answered = match request {
             RelayRequest::Enqueue(enqueue) => {
                 let slot = enqueue.mailbox.slot();
@@ -138,24 +138,24 @@ impl Service {
                 self.propose(slot, Command::Register(register), deadline).await
             }
             RelayRequest::Acknowledge { mailbox, items } => {
-                self.acknowledge(mailbox, items, deadline).await
+                Box::pin(self.acknowledge(mailbox, items, deadline)).await
             }
             RelayRequest::Receive { mailbox, limit, wait_ms, after } => {
                 let wait = Duration::from_millis(wait_ms.into());
-                self.receive(mailbox, limit, wait, after, deadline).await
+                Box::pin(self.receive(mailbox, limit, wait, after, deadline)).await
             }
             RelayRequest::Authenticate { boot, slot, key_id } => {
                 self.authenticate(from, boot, slot, key_id)
             }
             RelayRequest::Revoke { mailbox, key_id } => {
-                self.revoke(mailbox, key_id, deadline).await
+                Box::pin(self.revoke(mailbox, key_id, deadline)).await
             }
             RelayRequest::Locate { mailbox } => self.locate(mailbox),
             RelayRequest::Subscribe { boot, shard, entries } => {
                 self.subscribe(from, boot, shard, entries)
             }
             RelayRequest::Update { shard, entries, ended } => {
-                self.update(from, shard, entries, ended, deadline).await
+                Box::pin(self.update(from, shard, entries, ended, deadline)).await
             }
             RelayRequest::Renew { lease, shards, received } => {
                 Ok(self.renew(from, lease, &shards, &received))
@@ -319,8 +319,16 @@ impl Service {
             self.orphaned(from, number);
         }
         let noted: Vec<_> = entries.into_iter().map(|entry| self.note(from, entry)).collect();
-        let settling = noted.into_iter().map(|noted| self.settle(&handle, noted, deadline));
-        Ok(RelayAnswer::Updated(join_all(settling).await))
+        // One after the other: all are under way, and whoever waits for the first is woken once.
+        let mut settling = Vec::with_capacity(noted.len());
+        for noted in noted {
+            settling.push(self.settle(&handle, noted, deadline).await);
+        }
+        let mut results = Vec::with_capacity(settling.len());
+        for settling in settling {
+            results.push(settling.result().await);
+        }
+        Ok(RelayAnswer::Updated(results))
     }
 
     /// Hands an update to its mailbox's actor.
@@ -336,22 +344,18 @@ impl Service {
     }
 
     /// Proposes the acknowledgements that passed.
-    async fn settle(&self, shard: &ShardHandle, noted: Noted, deadline: Instant) -> UpdateResult {
-        let Some((mailbox, passed)) = noted else { return UpdateResult::Unknown };
+    async fn settle(&self, shard: &ShardHandle, noted: Noted, deadline: Instant) -> Settling {
+        let Some((mailbox, passed)) = noted else { return Settling::Done(UpdateResult::Unknown) };
         let items = match tokio::time::timeout_at(deadline, passed).await {
             Ok(Ok(Ok(items))) => items,
-            Ok(Ok(Err(result))) => return result,
-            Ok(Err(_)) => return UpdateResult::Unknown,
-            Err(_) => return UpdateResult::Unconfirmed,
+            Ok(Ok(Err(result))) => return Settling::Done(result),
+            Ok(Err(_)) => return Settling::Done(UpdateResult::Unknown),
+            Err(_) => return Settling::Done(UpdateResult::Unconfirmed),
         };
         if items.is_empty() {
-            return UpdateResult::Confirmed;
+            return Settling::Done(UpdateResult::Confirmed);
         }
-        let command = Command::Acknowledge { mailbox, items };
-        match self.propose_in(shard, command, deadline).await {
-            Ok(_) => UpdateResult::Confirmed,
-            Err(_) => UpdateResult::Unconfirmed,
-        }
+        Settling::Proposed(shard.propose(Command::Acknowledge { mailbox, items }, deadline))
     }
 
     fn renew(
@@ -432,6 +436,25 @@ impl Service {
         let payload: Bytes = wire::encode_outgoing(&notice, content_bytes);
         if let Err(error) = self.parts.peers.notify(to, shard, payload) {
             tracing::debug!(peer = %to, %error, "a notice was not sent");
+        }
+    }
+}
+
+/// What becomes of one entry of an update.
+enum Settling {
+    Done(UpdateResult),
+    /// Its acknowledgements are in the shard's queue.
+    Proposed(BoxFuture<'static, Result<Outcome, ProposeError>>),
+}
+
+impl Settling {
+    async fn result(self) -> UpdateResult {
+        match self {
+            Self::Done(result) => result,
+            Self::Proposed(outcome) => match outcome.await {
+                Ok(_) => UpdateResult::Confirmed,
+                Err(_) => UpdateResult::Unconfirmed,
+            },
         }
     }
 }

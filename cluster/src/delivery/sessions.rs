@@ -417,7 +417,7 @@ impl Sessions {
                 let items = places.iter().map(|(priority, seq)| AckItem::Seq(*priority, *seq));
                 let request = RelayRequest::Acknowledge { mailbox, items: items.collect() };
                 // If it fails the messages are offered again, as after any lost acknowledgement.
-                let _ = router.ask(&mailbox, Kind::Prompt, request, deadline).await;
+                let _ = router.ask(&mailbox, Kind::Prompt, &request, deadline).await;
             }
             entry.link.remove(entry.number);
         });

@@ -206,7 +206,7 @@ impl ShardLink {
         ::metrics::counter!(metrics::SUBSCRIPTIONS_TOTAL).increment(sessions.len() as u64);
         let request = RelayRequest::Subscribe { boot: owner.boot(), shard: self.shard, entries };
         let deadline = Instant::now() + SUBSCRIBE_PATIENCE;
-        let routed = owner.router().ask_shard(self.shard, Kind::Internal, request, deadline).await;
+        let routed = owner.router().ask_shard(self.shard, Kind::Internal, &request, deadline).await;
         let Ok(Routed { answer: RelayAnswer::Subscribed { lease, term, results }, node, asked }) =
             routed
         else {
