@@ -31,13 +31,30 @@ impl Fingerprints {
     }
 }
 
+/// What is hashed in one go. 1 KiB: a chunk of BLAKE3; nearly all ids and most contents fit.
+const WHOLE_BYTES_MAX: usize = 1024;
+
 fn digest(key: &[u8; 32], kind: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    // With its length: what is at a part's end cannot move to the next one's beginning.
+    let lengths: Vec<_> = parts.iter().map(|part| (part.len() as u64).to_le_bytes()).collect();
+    let pieces = || {
+        let parts = lengths.iter().zip(parts).flat_map(|(length, part)| [&length[..], part]);
+        std::iter::once(kind).chain(parts)
+    };
+    let bytes: usize = pieces().map(<[u8]>::len).sum();
+    if bytes <= WHOLE_BYTES_MAX {
+        // A hasher is two kilobytes of tables to be set up; a chunk needs none.
+        let mut whole = [0; WHOLE_BYTES_MAX];
+        let mut at = 0;
+        for piece in pieces() {
+            whole[at..at + piece.len()].copy_from_slice(piece);
+            at += piece.len();
+        }
+        return *blake3::keyed_hash(key, &whole[..bytes]).as_bytes();
+    }
     let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher.update(kind);
-    for part in parts {
-        // With its length: what is at a part's end cannot move to the next one's beginning.
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
+    for piece in pieces() {
+        hasher.update(piece);
     }
     *hasher.finalize().as_bytes()
 }
@@ -65,6 +82,19 @@ mod tests {
             content: Bytes::from_static(content.as_bytes()),
         };
         Fingerprints::of(&message, &[3; 32])
+    }
+
+    #[test]
+    fn a_digest_is_that_of_its_pieces_whatever_its_size() {
+        for bytes in [0, 1, 500, WHOLE_BYTES_MAX - 15, WHOLE_BYTES_MAX - 14, 5_000] {
+            let content = vec![7; bytes];
+            let mut hasher = blake3::Hasher::new_keyed(&[3; 32]);
+            hasher.update(b"content");
+            hasher.update(&(bytes as u64).to_le_bytes());
+            hasher.update(&content);
+            let expected = *hasher.finalize().as_bytes();
+            assert_eq!(digest(&[3; 32], b"content", &[&content]), expected, "{bytes} bytes");
+        }
     }
 
     #[test]
