@@ -75,7 +75,7 @@ fn snapshot(criterion: &mut Criterion) {
     let state = GroupState::open(Arc::new(store), GroupId(1)).expect("it opens");
     let mut rows = state.write();
     for row in 0..ROWS {
-        rows.put(Bytes::from(row.to_be_bytes().to_vec()), vec![7; VALUE_BYTES].into());
+        rows.put(&Bytes::from(row.to_be_bytes().to_vec()), vec![7; VALUE_BYTES].into());
     }
     drop(rows);
     let mut group = criterion.benchmark_group("snapshot");

@@ -46,12 +46,12 @@ fn overlay(criterion: &mut Criterion) {
         bencher.iter(|| {
             number += 1;
             let mut write = state.write();
-            write.put_new(key(number), value.clone());
-            write.delete(key(number));
+            write.put_new(&key(number), value.clone());
+            write.delete(&key(number));
         });
     });
     for number in 0..10_000 {
-        state.write().put(key(number), value.clone());
+        state.write().put(&key(number), value.clone());
     }
     group.bench_function("get", |bencher| {
         bencher.iter(|| {
@@ -88,7 +88,7 @@ fn checkpoints(criterion: &mut Criterion) {
             let fill = || {
                 for _ in 0..rows {
                     number += 1;
-                    state.write().put_new(key(number), value.clone());
+                    state.write().put_new(&key(number), value.clone());
                 }
             };
             bencher.iter_batched(fill, |()| checkpoint(&state), BatchSize::PerIteration);

@@ -51,7 +51,7 @@ impl Node {
     fn put(&self, group: usize, number: u64) {
         let mut value = self.value.clone();
         value[..8].copy_from_slice(&number.to_be_bytes());
-        self.groups[group].write().put_new(key(number), value.into());
+        self.groups[group].write().put_new(&key(number), value.into());
     }
 
     fn checkpoint(&self, group: usize, applied: u64) -> Result<Duration, Error> {
@@ -179,7 +179,7 @@ fn churn(dir: &Path, rounds: u64) -> Result<(), Error> {
             node.put(group, first + round * rows + number);
             if round >= u64::from(GROUPS) {
                 let old = first + (round - u64::from(GROUPS)) * rows + number;
-                node.groups[group].write().delete(key(old));
+                node.groups[group].write().delete(&key(old));
             }
         }
         let took = node.checkpoint(group, round)?;

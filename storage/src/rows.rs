@@ -18,18 +18,18 @@ pub trait RowsRead {
 /// Write access to the rows of one group. Writes are visible to reads at once.
 pub trait RowsWrite: RowsRead {
     /// Sets `key` to `value` (≤ 64 KiB).
-    fn put(&mut self, key: Bytes, value: Bytes);
+    fn put(&mut self, key: &[u8], value: Bytes);
 
     /// Sets `key`, which the caller knows to be absent, e.g. because its number was never given
     /// out before. A row so put and soon deleted leaves no trace on disk; [`RowsWrite::put`] has to
     /// allow for an older row. Debug builds panic where the row exists.
-    fn put_new(&mut self, key: Bytes, value: Bytes) {
-        debug_assert!(!matches!(self.get(&key), Ok(Some(_))), "put_new of a row that exists");
+    fn put_new(&mut self, key: &[u8], value: Bytes) {
+        debug_assert!(!matches!(self.get(key), Ok(Some(_))), "put_new of a row that exists");
         self.put(key, value);
     }
 
     /// Removes `key`.
-    fn delete(&mut self, key: Bytes);
+    fn delete(&mut self, key: &[u8]);
 }
 
 /// Rows in memory alone: the model that tests of pure state machines run on.
@@ -71,11 +71,11 @@ impl RowsRead for MemoryRows {
 }
 
 impl RowsWrite for MemoryRows {
-    fn put(&mut self, key: Bytes, value: Bytes) {
-        self.rows.insert(key, value);
+    fn put(&mut self, key: &[u8], value: Bytes) {
+        self.rows.insert(Bytes::copy_from_slice(key), value);
     }
 
-    fn delete(&mut self, key: Bytes) {
-        self.rows.remove(&key);
+    fn delete(&mut self, key: &[u8]) {
+        self.rows.remove(key);
     }
 }

@@ -83,8 +83,8 @@ fn child() {
             for number in first..=last {
                 let mut write = state.write();
                 match entry(number) {
-                    (key, Some(value)) => write.put(key, value),
-                    (key, None) => write.delete(key),
+                    (key, Some(value)) => write.put(&key, value),
+                    (key, None) => write.delete(&key),
                 }
                 write.set_applied(encode(number));
             }

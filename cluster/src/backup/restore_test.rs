@@ -33,7 +33,7 @@ fn backup() -> (Manifest, MemorySnapshots) {
         let mut write = state.write();
         match group {
             0 => MetaMachine::reform(&mut write, &topology),
-            _ => write.put("row".into(), "value".into()),
+            _ => write.put(b"row", "value".into()),
         }
         let place = log_id(heliograph_storage::Position { term: 5, index: 40 });
         let voters = [raft_id(node(1), 0)].into();

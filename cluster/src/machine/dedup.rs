@@ -275,7 +275,7 @@ impl Dedup {
         for (number, part) in (first..).zip(&mut self.parts).filter(|(_, part)| part.dirty) {
             let row = PartRow { from_ms: part.from_ms, entries: std::mem::take(&mut part.entries) };
             let value = rows::encode(&row, 16 + row.entries.len() * 53);
-            target.put(layout::owned(layout::dedup(number)), value);
+            target.put(&layout::dedup(number), value);
             part.entries = row.entries;
             part.dirty = false;
         }
@@ -291,7 +291,7 @@ impl Dedup {
         }
         self.len -= part.entries.len();
         self.parts.pop_front();
-        target.delete(layout::owned(layout::dedup(number)));
+        target.delete(&layout::dedup(number));
     }
 
     fn first_part(&self) -> u64 {

@@ -53,7 +53,7 @@ pub(super) fn register<R: RowsWrite + ?Sized>(
     let excess = device.key_ids.len().saturating_sub(limits.device_keys_max.max(1));
     let dropped: Vec<u64> = device.key_ids.drain(..excess).collect();
     forget_keys(target, &register.mailbox, &dropped);
-    target.rows.put(layout::owned(key_place), rows::encode(&key, ROW_BYTES));
+    target.rows.put(&key_place, rows::encode(&key, ROW_BYTES));
     write(target.rows, &register.mailbox, &device);
     Ok(Outcome::Registered)
 }
@@ -86,7 +86,7 @@ pub(super) fn read(
 }
 
 fn write(target: &mut (impl RowsWrite + ?Sized), mailbox: &MailboxKey, device: &DeviceRow) {
-    target.put(layout::owned(layout::device(mailbox)), rows::encode(device, ROW_BYTES));
+    target.put(&layout::device(mailbox), rows::encode(device, ROW_BYTES));
 }
 
 fn forget_keys<R: RowsWrite + ?Sized>(
@@ -95,7 +95,7 @@ fn forget_keys<R: RowsWrite + ?Sized>(
     key_ids: &[u64],
 ) {
     for key_id in key_ids {
-        target.rows.delete(layout::owned(layout::key(mailbox.slot(), *key_id)));
+        target.rows.delete(&layout::key(mailbox.slot(), *key_id));
     }
     if !key_ids.is_empty() {
         let key_ids = key_ids.to_vec();

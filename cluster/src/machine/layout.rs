@@ -3,8 +3,6 @@
 //! Every key is slot (u16, big endian) | kind (u8) | what names the row within the kind. All
 //! numbers are big endian, so that keys sort as numbers do.
 
-use bytes::Bytes;
-
 use crate::model::{MailboxKey, Priority, Slot};
 
 /// The slot of rows that belong to the shard as a whole: past the last slot.
@@ -161,11 +159,6 @@ pub fn row_kind(key: &[u8]) -> Option<RowKind> {
         (_, MESSAGE) => Some(RowKind::Message),
         _ => None,
     }
-}
-
-/// A key as rows take it.
-pub(super) fn owned<const N: usize>(key: [u8; N]) -> Bytes {
-    Bytes::copy_from_slice(&key)
 }
 
 fn place(lane: u8, seq: &[u8]) -> Option<(Priority, u64)> {

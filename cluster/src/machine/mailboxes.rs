@@ -88,7 +88,7 @@ impl Mailboxes {
         };
         row.add(seq, Removal::Expired, gaps_max);
         lane.gaps = u32::try_from(row.ranges.len()).expect("ranges are bounded");
-        target.put(layout::owned(key), rows::encode(&row, 4 + row.ranges.len() * 20));
+        target.put(&key, rows::encode(&row, 4 + row.ranges.len() * 20));
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl Mailboxes {
             return Ok(());
         }
         lane.gaps = left;
-        let key = layout::owned(layout::gaps(mailbox, priority));
+        let key = &layout::gaps(mailbox, priority);
         if left == 0 {
             target.delete(key);
         } else {
@@ -125,7 +125,7 @@ impl Mailboxes {
             let remembered = self.remembered.get_mut(&mailbox).expect("what is touched is here");
             remembered.touched = false;
             if remembered.row.accepted > 0 {
-                let key = layout::owned(layout::mailbox(&mailbox));
+                let key = &layout::mailbox(&mailbox);
                 target.put(key, rows::encode(&remembered.row, MAILBOX_BYTES));
             }
         }

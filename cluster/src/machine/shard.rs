@@ -82,7 +82,7 @@ impl ShardMachine {
     pub fn renumber(rows: &mut (impl RowsWrite + ?Sized)) -> Result<(), storage::Error> {
         let above = numbers(rows)?.above + NUMBERS_STEP;
         let row = rows::encode(&NumbersRow { above }, 16);
-        rows.put(layout::owned(layout::numbers()), row);
+        rows.put(&layout::numbers(), row);
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl ShardMachine {
     pub fn flush(&mut self, rows: &mut (impl RowsWrite + ?Sized)) -> Result<(), storage::Error> {
         self.dedup.flush(rows);
         let clock = ClockRow { time_ms: self.time_ms, next_part: self.dedup.next_part() };
-        rows.put(layout::owned(layout::clock()), rows::encode(&clock, 32));
+        rows.put(&layout::clock(), rows::encode(&clock, 32));
         Ok(())
     }
 
@@ -214,8 +214,8 @@ impl ShardMachine {
         let (priority, seq) = (enqueue.priority, lane.last_seq);
         let key = layout::message(&enqueue.mailbox, priority, seq);
         let due = layout::expiry(row.expires_ms, &enqueue.mailbox, priority, seq);
-        target.rows.put_new(layout::owned(key), value);
-        target.rows.put_new(layout::owned(due), KEY_ONLY);
+        target.rows.put_new(&key, value);
+        target.rows.put_new(&due, KEY_ONLY);
         let remember = Remember {
             fingerprint: enqueue.fingerprint,
             sender: enqueue.sender_fingerprint,
@@ -299,8 +299,8 @@ impl ShardMachine {
         let Some(value) = target.rows.get(&key)? else { return Ok(false) };
         let row: MessageRow<'_> = rows::decode(&value)?;
         let due = layout::expiry(row.expires_ms, mailbox, priority, seq);
-        target.rows.delete(layout::owned(key));
-        target.rows.delete(layout::owned(due));
+        target.rows.delete(&key);
+        target.rows.delete(&due);
         self.dedup.settle(row.fingerprint, place, reason.into());
         let mailbox = target.mailboxes.get(target.rows, mailbox)?;
         mailbox.bytes -= value.len() as u64;

@@ -399,10 +399,10 @@ fn revoked_keys_are_gone() {
 fn unknown_row_version_is_refused() {
     let mut bench = Bench::new(Limits::default());
     enqueue(&mut bench, message(1, "a", "1", "x"));
-    let key = super::super::layout::owned(super::super::layout::mailbox(&mailbox(1)));
-    let mut value = bench.rows.get(&key).unwrap().unwrap().to_vec();
+    let key = &super::super::layout::mailbox(&mailbox(1));
+    let mut value = bench.rows.get(key).unwrap().unwrap().to_vec();
     value[0] = 9;
-    bench.rows.put(key.clone(), Bytes::from(value));
+    bench.rows.put(key, Bytes::from(value));
     let error = queries::mailbox_counts(&bench.rows, &mailbox(1)).unwrap_err();
     assert!(matches!(error, heliograph_storage::Error::Version { version: 9, .. }), "{error}");
     bench.rows.put(key, Bytes::from_static(&[1, 0xc1]));

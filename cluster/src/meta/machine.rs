@@ -43,7 +43,7 @@ impl MetaMachine {
 
     /// Writes the registry of a restored cluster in place of the one of the backup.
     pub(crate) fn reform(rows: &mut impl RowsWrite, topology: &Topology) {
-        rows.put(Bytes::from_static(TOPOLOGY_KEY), encode(topology));
+        rows.put(TOPOLOGY_KEY, encode(topology));
     }
 
     /// Applies one command.
@@ -59,7 +59,7 @@ impl MetaMachine {
             && before.as_ref() != Some(topology)
         {
             topology.version += u64::from(before.is_some());
-            rows.put(Bytes::from_static(TOPOLOGY_KEY), encode(topology));
+            rows.put(TOPOLOGY_KEY, encode(topology));
         }
         outcome
     }

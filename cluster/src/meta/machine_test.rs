@@ -103,7 +103,7 @@ fn hex(bytes: &[u8]) -> String {
 fn version_one_is_read() {
     let mut rows = MemoryRows::default();
     let row = unhex(include_str!("../../fixtures/topology-v1.hex"));
-    rows.put(TOPOLOGY_KEY.into(), row.into());
+    rows.put(TOPOLOGY_KEY, row.into());
     let machine = MetaMachine::load(&rows).unwrap();
     assert_eq!(machine.topology(), Some(&topology()));
     let commands = [

@@ -32,7 +32,7 @@ fn file(keys: Keyring) -> Vec<u8> {
     let state = state();
     let mut write = state.write();
     for (key, value) in ROWS {
-        write.put(Bytes::from_static(key), Bytes::from_static(value));
+        write.put(&Bytes::from_static(key), Bytes::from_static(value));
     }
     write.set_applied("position".into());
     let frozen = write.freeze().unwrap();

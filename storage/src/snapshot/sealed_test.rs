@@ -27,7 +27,7 @@ fn source(rows: u32, mark: &str) -> GroupState {
     let mut write = state.write();
     for row in 0..rows {
         let value = format!("{mark} {row} ").repeat(200);
-        write.put(Bytes::from(format!("key {row:06}")), value.into());
+        write.put(&Bytes::from(format!("key {row:06}")), value.into());
     }
     write.set_applied(Bytes::from(format!("at {rows}")));
     drop(write);
@@ -214,8 +214,8 @@ fn sealed_layout_stays() {
     let snapshots = MemorySnapshots::open_sealed(&disk, keys(&MemoryKeyDisk::new(), 7)).unwrap();
     let source = state();
     let mut rows = source.write();
-    rows.put(Bytes::from_static(b"a"), Bytes::from_static(b"1"));
-    rows.put(Bytes::from_static(b"bc"), Bytes::new());
+    rows.put(&Bytes::from_static(b"a"), Bytes::from_static(b"1"));
+    rows.put(&Bytes::from_static(b"bc"), Bytes::new());
     rows.set_applied(Bytes::from_static(b"at 7"));
     drop(rows);
     write(&snapshots, &source);

@@ -21,7 +21,7 @@ fn fill(state: &GroupState, rows: std::ops::Range<u32>, applied: &str) {
     let mut write = state.write();
     for row in rows {
         let value = vec![row as u8; (row as usize * 97) % 5000];
-        write.put(Bytes::from(format!("key {row:06}")), value.into());
+        write.put(&Bytes::from(format!("key {row:06}")), value.into());
     }
     write.set_applied(bytes(applied));
 }
@@ -212,7 +212,7 @@ fn crash_in_the_middle_of_an_install_leaves_old_or_new_rows() {
     let source = state(&MemoryStateDisk::new());
     let mut write_rows = source.write();
     for row in 0..300_u32 {
-        write_rows.put(Bytes::from(format!("new {row:04}")), vec![1; 60_000].into());
+        write_rows.put(&Bytes::from(format!("new {row:04}")), vec![1; 60_000].into());
     }
     write_rows.set_applied(bytes("at 9"));
     drop(write_rows);
@@ -434,8 +434,8 @@ fn layout_stays() {
     let snapshots = MemorySnapshots::open(&disk).unwrap();
     let source = state(&MemoryStateDisk::new());
     let mut rows = source.write();
-    rows.put(bytes("a"), bytes("1"));
-    rows.put(bytes("bc"), Bytes::new());
+    rows.put(&bytes("a"), bytes("1"));
+    rows.put(&bytes("bc"), Bytes::new());
     rows.set_applied(bytes("at 7"));
     drop(rows);
     write(&snapshots, &source);

@@ -9,7 +9,7 @@ use super::{
     frozen::Frozen,
     group_state::{Layers, successor},
     keys::PREFIX_BYTES,
-    layer::{Change, Layer},
+    layer::{Change, Layer, RowKey},
     store::{KEY_BYTES_MAX, StateStore, VALUE_BYTES_MAX},
 };
 use crate::{Error, RowsRead, RowsWrite};
@@ -70,11 +70,11 @@ impl<'a> GroupWrite<'a> {
         self.layers.freeze()
     }
 
-    /// The layers for a write of `key`: the active one, and what the frozen one says of the key.
-    fn split(&mut self, key: &[u8]) -> (&mut Layer, Option<&Change>) {
+    /// Writes `key` to the active layer; `write` is told what the frozen one says of the key.
+    fn change(&mut self, key: &[u8], write: impl FnOnce(&mut Layer, Option<&Change>)) {
         let layers = &mut *self.layers;
         let below = layers.frozen.as_ref().and_then(|frozen| frozen.layer.get(key));
-        (&mut layers.active, below)
+        write(&mut layers.active, below);
     }
 }
 
@@ -91,24 +91,21 @@ impl RowsRead for GroupWrite<'_> {
 impl RowsWrite for GroupWrite<'_> {
     /// # Panics
     /// If key or value exceed their bounds: every replica would fail to checkpoint the row.
-    fn put(&mut self, key: Bytes, value: Bytes) {
-        assert_bounds(&key, &value);
-        let (active, below) = self.split(&key.clone());
-        active.put(key, value, below);
+    fn put(&mut self, key: &[u8], value: Bytes) {
+        assert_bounds(key, &value);
+        self.change(key, |active, below| active.put(key, value, below));
     }
 
     /// # Panics
     /// If key or value exceed their bounds; in debug builds also if the row exists.
-    fn put_new(&mut self, key: Bytes, value: Bytes) {
-        assert_bounds(&key, &value);
-        debug_assert!(!matches!(self.get(&key), Ok(Some(_))), "put_new of a row that exists");
-        let (active, below) = self.split(&key.clone());
-        active.put_new(key, value, below);
+    fn put_new(&mut self, key: &[u8], value: Bytes) {
+        assert_bounds(key, &value);
+        debug_assert!(!matches!(self.get(key), Ok(Some(_))), "put_new of a row that exists");
+        self.change(key, |active, below| active.put_new(key, value, below));
     }
 
-    fn delete(&mut self, key: Bytes) {
-        let (active, below) = self.split(&key.clone());
-        active.delete(key, below);
+    fn delete(&mut self, key: &[u8]) {
+        self.change(key, |active, below| active.delete(key, below));
     }
 }
 
@@ -149,16 +146,17 @@ fn scan(
         let below = stored.peek()?.map(|(key, _)| key.clone());
         let take_overlay = match (overlay.peek(), &below) {
             (None, None) => break,
-            (Some((above, _)), Some(below)) => *above <= below,
+            (Some((above, _)), Some(below)) => above[..] <= below[..],
             (above, _) => above.is_some(),
         };
         if !take_overlay {
             rows.extend(stored.pop());
         } else if let Some((key, change)) = overlay.next() {
-            if below.as_ref() == Some(key) {
+            if below.as_deref() == Some(&key[..]) {
                 stored.pop();
             }
-            rows.extend(change.value().map(|value| (key.clone(), value.clone())));
+            let value = change.value();
+            rows.extend(value.map(|value| (Bytes::copy_from_slice(key), value.clone())));
         }
     }
     Ok(rows)
@@ -166,8 +164,8 @@ fn scan(
 
 /// The changes of both layers in a range, ascending, the active one over the frozen one.
 struct Overlay<'a> {
-    active: Peekable<Range<'a, Bytes, Change>>,
-    frozen: Option<Peekable<Range<'a, Bytes, Change>>>,
+    active: Peekable<Range<'a, RowKey, Change>>,
+    frozen: Option<Peekable<Range<'a, RowKey, Change>>>,
 }
 
 impl<'a> Overlay<'a> {
@@ -180,7 +178,7 @@ impl<'a> Overlay<'a> {
 }
 
 impl<'a> Iterator for Overlay<'a> {
-    type Item = (&'a Bytes, &'a Change);
+    type Item = (&'a RowKey, &'a Change);
 
     fn next(&mut self) -> Option<Self::Item> {
         let Some(frozen) = &mut self.frozen else {

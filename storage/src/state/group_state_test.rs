@@ -23,12 +23,12 @@ fn checkpoint_makes_rows_and_applied_durable_together() {
     let disk = MemoryStateDisk::new();
     let (store, state) = open(&disk);
     let mut write = state.write();
-    write.put(bytes("k"), bytes("v"));
+    write.put(&bytes("k"), bytes("v"));
     write.set_applied(bytes("1"));
     drop(write);
     checkpoint(&state);
     let mut write = state.write();
-    write.put(bytes("k"), bytes("later"));
+    write.put(&bytes("k"), bytes("later"));
     write.set_applied(bytes("2"));
     drop(write);
     assert_eq!(state.applied(), Some(bytes("2")));
@@ -44,8 +44,8 @@ fn new_row_deleted_before_the_checkpoint_never_reaches_the_store() {
     let disk = MemoryStateDisk::new();
     let (_, state) = open(&disk);
     let mut write = state.write();
-    write.put_new(bytes("k"), bytes("v"));
-    write.delete(bytes("k"));
+    write.put_new(&bytes("k"), bytes("v"));
+    write.delete(&bytes("k"));
     let frozen = write.freeze().unwrap();
     drop(write);
     assert_eq!(frozen.rows(), 0);
@@ -58,9 +58,9 @@ fn new_row_deleted_before_the_checkpoint_never_reaches_the_store() {
 fn only_one_layer_is_frozen_and_a_dropped_one_is_handed_out_again() {
     let disk = MemoryStateDisk::new();
     let (_, state) = open(&disk);
-    state.write().put(bytes("a"), bytes("1"));
+    state.write().put(&bytes("a"), bytes("1"));
     let frozen = state.write().freeze().unwrap();
-    state.write().put(bytes("b"), bytes("2"));
+    state.write().put(&bytes("b"), bytes("2"));
     assert!(state.write().freeze().is_none());
     drop(frozen);
     let frozen = state.write().freeze().unwrap();
@@ -76,7 +76,7 @@ fn only_one_layer_is_frozen_and_a_dropped_one_is_handed_out_again() {
 fn failed_commit_leaves_the_layer_readable() {
     let disk = MemoryStateDisk::new();
     let (store, state) = open(&disk);
-    state.write().put(bytes("a"), bytes("1"));
+    state.write().put(&bytes("a"), bytes("1"));
     store.fail_after(0, Error::Closed);
     let frozen = state.write().freeze().unwrap();
     assert!(state.commit(frozen).is_err());
@@ -94,7 +94,7 @@ fn groups_share_a_store_without_seeing_each_other() {
         (0..3).map(|group| GroupState::open(store.clone(), GroupId(group)).unwrap()).collect();
     for (number, state) in states.iter().enumerate() {
         let mut write = state.write();
-        write.put(bytes("k"), bytes(&number.to_string()));
+        write.put(&bytes("k"), bytes(&number.to_string()));
         write.set_applied(bytes(&number.to_string()));
         drop(write);
         checkpoint(state);
@@ -111,7 +111,7 @@ fn groups_share_a_store_without_seeing_each_other() {
 #[should_panic(expected = "exceeds")]
 fn oversized_value_panics_before_it_is_applied() {
     let (_, state) = open(&MemoryStateDisk::new());
-    state.write().put(bytes("k"), vec![0; VALUE_BYTES_MAX + 1].into());
+    state.write().put(&bytes("k"), vec![0; VALUE_BYTES_MAX + 1].into());
 }
 
 #[test]
@@ -121,17 +121,17 @@ fn erased_group_leaves_no_row_and_can_be_used_again() {
     let other = GroupState::open(store.clone(), GroupId(4)).unwrap();
     for state in [&state, &other] {
         let mut write = state.write();
-        write.put(bytes("k"), bytes("v"));
+        write.put(&bytes("k"), bytes("v"));
         write.set_applied(bytes("1"));
         drop(write);
         checkpoint(state);
-        state.write().put(bytes("l"), bytes("v"));
+        state.write().put(&bytes("l"), bytes("v"));
     }
     state.erase().unwrap();
     assert_eq!(state.applied(), None);
     assert_eq!(state.read().scan(b"", b"z", 9).unwrap(), []);
     assert_eq!(disk.rows().len(), 2, "those of the other group");
-    state.write().put(bytes("m"), bytes("v"));
+    state.write().put(&bytes("m"), bytes("v"));
     checkpoint(&state);
     let reopened = GroupState::open(store, GROUP).unwrap();
     assert_eq!(reopened.read().scan(b"", b"z", 9).unwrap(), [(bytes("m"), bytes("v"))]);
@@ -144,7 +144,7 @@ fn crash_in_the_middle_of_an_erase_leaves_all_rows_or_none() {
         for commits in 0..3 {
             let disk = MemoryStateDisk::new();
             let (store, state) = open(&disk);
-            state.write().put(bytes("k"), bytes("v"));
+            state.write().put(&bytes("k"), bytes("v"));
             state.write().set_applied(bytes("1"));
             checkpoint(&state);
             store.crash_after(commits, outcome);

@@ -3,9 +3,14 @@
 use std::{collections::BTreeMap, collections::btree_map::Entry};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-/// What a changed row costs beside its bytes: two `Bytes` handles with their shared counters and
-/// its place in a B-tree node two thirds full.
+/// A row's key as a layer keeps it: in the tree's own nodes, where a search finds it without following
+/// a pointer for each comparison. 40 bytes: what a shard's longest keys take, and whole words.
+pub(super) type RowKey = SmallVec<[u8; 40]>;
+
+/// What a changed row costs beside its bytes: a `Bytes` handle with its shared counter, the inline key,
+/// and its place in a B-tree node two thirds full.
 const ROW_OVERHEAD_BYTES: usize = 160;
 
 /// A change of one row relative to what lies below.
@@ -32,12 +37,12 @@ impl Change {
 /// Changed rows, and what they take.
 #[derive(Debug, Default)]
 pub(super) struct Layer {
-    changes: BTreeMap<Bytes, Change>,
+    changes: BTreeMap<RowKey, Change>,
     bytes: usize,
 }
 
 impl Layer {
-    pub(super) fn changes(&self) -> &BTreeMap<Bytes, Change> {
+    pub(super) fn changes(&self) -> &BTreeMap<RowKey, Change> {
         &self.changes
     }
 
@@ -51,10 +56,10 @@ impl Layer {
     }
 
     /// Sets `key`; `below` is what the next layer down says of it.
-    pub(super) fn put(&mut self, key: Bytes, value: Bytes, below: Option<&Change>) {
+    pub(super) fn put(&mut self, key: &[u8], value: Bytes, below: Option<&Change>) {
         let key_bytes = key.len();
         let value_bytes = value.len();
-        match self.changes.entry(key) {
+        match self.changes.entry(RowKey::from_slice(key)) {
             Entry::Occupied(mut row) => {
                 let old_bytes = row.get().value().map_or(0, Bytes::len);
                 let change = match row.get() {
@@ -75,19 +80,24 @@ impl Layer {
     }
 
     /// Sets `key`, which exists neither here nor below.
-    pub(super) fn put_new(&mut self, key: Bytes, value: Bytes, below: Option<&Change>) {
-        if self.changes.contains_key(&key) || matches!(below, Some(Change::New(_) | Change::Put(_)))
-        {
+    pub(super) fn put_new(&mut self, key: &[u8], value: Bytes, below: Option<&Change>) {
+        if matches!(below, Some(Change::New(_) | Change::Put(_))) {
             return self.put(key, value, below);
         }
-        self.bytes += key.len() + value.len() + ROW_OVERHEAD_BYTES;
-        self.changes.insert(key, Change::New(value));
+        let row_bytes = key.len() + value.len() + ROW_OVERHEAD_BYTES;
+        match self.changes.entry(RowKey::from_slice(key)) {
+            Entry::Vacant(row) => {
+                row.insert(Change::New(value));
+                self.bytes += row_bytes;
+            }
+            Entry::Occupied(_) => self.put(key, value, below),
+        }
     }
 
     /// Removes `key`; `below` is what the next layer down says of it.
-    pub(super) fn delete(&mut self, key: Bytes, below: Option<&Change>) {
+    pub(super) fn delete(&mut self, key: &[u8], below: Option<&Change>) {
         let key_bytes = key.len();
-        match self.changes.entry(key) {
+        match self.changes.entry(RowKey::from_slice(key)) {
             Entry::Occupied(mut row) => {
                 let old_bytes = row.get().value().map_or(0, Bytes::len);
                 if matches!(row.get(), Change::New(_)) {
@@ -112,6 +122,10 @@ impl Layer {
 mod tests {
     use super::*;
 
+    fn key(text: &'static str) -> &'static [u8] {
+        text.as_bytes()
+    }
+
     fn bytes(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
     }
@@ -119,9 +133,9 @@ mod tests {
     #[test]
     fn new_row_deleted_again_leaves_nothing() {
         let mut layer = Layer::default();
-        layer.put_new(bytes("k"), bytes("v"), None);
-        layer.put(bytes("k"), bytes("longer"), None);
-        layer.delete(bytes("k"), None);
+        layer.put_new(key("k"), bytes("v"), None);
+        layer.put(key("k"), bytes("longer"), None);
+        layer.delete(key("k"), None);
         assert!(layer.changes().is_empty());
         assert_eq!(layer.bytes(), 0);
     }
@@ -129,28 +143,28 @@ mod tests {
     #[test]
     fn row_that_may_exist_below_leaves_a_tombstone() {
         let mut layer = Layer::default();
-        layer.put(bytes("k"), bytes("v"), None);
-        layer.delete(bytes("k"), None);
+        layer.put(key("k"), bytes("v"), None);
+        layer.delete(key("k"), None);
         assert_eq!(layer.get(b"k"), Some(&Change::Delete));
-        layer.put(bytes("k"), bytes("v"), None);
+        layer.put(key("k"), bytes("v"), None);
         assert_eq!(layer.get(b"k"), Some(&Change::Put(bytes("v"))));
     }
 
     #[test]
     fn row_deleted_below_counts_as_absent() {
         let mut layer = Layer::default();
-        layer.delete(bytes("k"), Some(&Change::Delete));
+        layer.delete(key("k"), Some(&Change::Delete));
         assert!(layer.changes().is_empty());
-        layer.put(bytes("k"), bytes("v"), Some(&Change::Delete));
-        layer.delete(bytes("k"), Some(&Change::Delete));
+        layer.put(key("k"), bytes("v"), Some(&Change::Delete));
+        layer.delete(key("k"), Some(&Change::Delete));
         assert!(layer.changes().is_empty());
     }
 
     #[test]
     fn wrongly_vouched_row_is_treated_as_one_that_exists() {
         let mut layer = Layer::default();
-        layer.put_new(bytes("k"), bytes("v"), Some(&Change::Put(bytes("old"))));
-        layer.delete(bytes("k"), Some(&Change::Put(bytes("old"))));
+        layer.put_new(key("k"), bytes("v"), Some(&Change::Put(bytes("old"))));
+        layer.delete(key("k"), Some(&Change::Put(bytes("old"))));
         assert_eq!(layer.get(b"k"), Some(&Change::Delete));
     }
 }

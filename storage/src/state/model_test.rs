@@ -80,11 +80,11 @@ impl<'a> Run<'a> {
             Some(_) if is_new && self.model.now.contains_key(&key) => {}
             Some(value) => {
                 self.model.now.insert(key.clone(), value.clone());
-                if is_new { write.put_new(key, value) } else { write.put(key, value) }
+                if is_new { write.put_new(&key, value) } else { write.put(&key, value) }
             }
             None => {
                 self.model.now.remove(&key);
-                write.delete(key);
+                write.delete(&key);
             }
         }
         write.set_applied(Bytes::copy_from_slice(&self.model.applied.to_be_bytes()));

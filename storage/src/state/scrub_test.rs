@@ -21,7 +21,7 @@ fn filled(disk: &MemoryStateDisk) -> GroupState {
     let state = GroupState::open(Arc::new(MemoryStore::open(disk)), GROUP).unwrap();
     for value in ["old", "new"] {
         let mut write = state.write();
-        (0..ROWS).for_each(|row| write.put(key(row), bytes(value)));
+        (0..ROWS).for_each(|row| write.put(&key(row), bytes(value)));
         write.set_applied(bytes(value));
         let frozen = write.freeze().unwrap();
         drop(write);
@@ -73,7 +73,7 @@ fn row_of_an_earlier_time_is_found_by_the_scrub() {
         disk.overwrite(&at, value);
         assert!(matches!(pass(&state, 7), Err(Error::Damage { .. })), "kind {kind}");
         let mut write = state.write();
-        write.put(key(1), bytes("newer"));
+        write.put(&key(1), bytes("newer"));
         let frozen = write.freeze().unwrap();
         drop(write);
         assert!(matches!(state.commit(frozen), Err(Error::FailSafe)), "kind {kind}: on such rows");
@@ -108,7 +108,7 @@ fn reverted_database_is_moved_aside_at_open() {
         let store: Arc<dyn StateStore> = Arc::new(store);
         let state = GroupState::open(Arc::clone(&store), GROUP).unwrap();
         let mut write = state.write();
-        (0..ROWS).for_each(|row| write.put(key(row), bytes("new")));
+        (0..ROWS).for_each(|row| write.put(&key(row), bytes("new")));
         write.set_applied(bytes("at 1"));
         let frozen = write.freeze().unwrap();
         drop(write);
@@ -144,7 +144,7 @@ fn damaged_rows_are_erased_all_the_same() {
     let store = Arc::new(store);
     let state = GroupState::open(store.clone(), GROUP).unwrap();
     let mut write = state.write();
-    write.put(bytes("a"), bytes("1"));
+    write.put(&bytes("a"), bytes("1"));
     write.set_applied(bytes("at 1"));
     let frozen = write.freeze().unwrap();
     drop(write);

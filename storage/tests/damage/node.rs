@@ -144,11 +144,11 @@ impl Node {
                     apply(payload.clone(), &mut |key, value| match value {
                         Some(value) => {
                             truth.rows.insert(key.clone(), value.clone());
-                            rows.put(key, value);
+                            rows.put(&key, value);
                         }
                         None => {
                             truth.rows.remove(&key);
-                            rows.delete(key);
+                            rows.delete(&key);
                         }
                     });
                     rows.set_applied(truth.last.to_be_bytes().to_vec().into());
@@ -294,8 +294,8 @@ fn read_group(
             next += 1;
             let mut rows = state.write();
             apply(entry.payload, &mut |key, value| match value {
-                Some(value) => rows.put(key, value),
-                None => rows.delete(key),
+                Some(value) => rows.put(&key, value),
+                None => rows.delete(&key),
             });
         }
     }

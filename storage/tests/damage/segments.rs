@@ -33,7 +33,7 @@ fn fill(state: &GroupState) {
         let mut write = state.write();
         for row in 0..ROWS {
             let key = Bytes::from(format!("key {row:03}"));
-            write.put(key, Bytes::from(vec![commit; VALUE_BYTES + row as usize]));
+            write.put(&key, Bytes::from(vec![commit; VALUE_BYTES + row as usize]));
         }
         write.set_applied(Bytes::copy_from_slice(&[commit]));
         let frozen = write.freeze().unwrap();
