@@ -7,6 +7,8 @@ use crate::{cli::is_host, data_dir::DataDir};
 
 /// The most shards a cluster has (design decision 1).
 const SHARDS_MAX: u16 = 256;
+/// The most threads that serve: past it somebody took the setting for another one.
+const WORKER_THREADS_MAX: u16 = 1024;
 /// Shorter, restarts alone would move replicas.
 const REPLACE_AFTER_MIN: Duration = Duration::from_secs(10);
 /// The replicas a shard can have: odd numbers alone survive one failure more than they cost; 1 is
@@ -68,6 +70,11 @@ pub(crate) enum CheckError {
         /// This node.
         id: u16,
     },
+    /// The number of threads is out of range.
+    #[error(
+        "`node.worker-threads` must be from 1 to {WORKER_THREADS_MAX}; without it there is one for each processor"
+    )]
+    WorkerThreads,
     /// The number of shards is out of range.
     #[error("`cluster.shards` must be from 1 to {SHARDS_MAX}")]
     Shards,
@@ -180,6 +187,9 @@ fn members(config: &Config) -> Result<(), CheckError> {
     }
     if !(1..=SHARDS_MAX).contains(&cluster.shards) {
         return Err(CheckError::Shards);
+    }
+    if config.node.worker_threads.is_some_and(|count| !(1..=WORKER_THREADS_MAX).contains(&count)) {
+        return Err(CheckError::WorkerThreads);
     }
     if !REPLICAS.contains(&cluster.replicas) {
         return Err(CheckError::Replicas);

@@ -156,6 +156,10 @@ fn values_that_cannot_work_are_refused_with_the_fix() {
         (minimal().replace(NODE, &format!("shards = 0\n{NODE}")), "`cluster.shards` must be from"),
         (minimal().replace(NODE, &format!("replicas = 2\n{NODE}")), "`cluster.replicas` must be 1"),
         (
+            minimal().replace("id = 2\n", "id = 2\nworker-threads = 0\n"),
+            "`node.worker-threads` must be from 1 to 1024",
+        ),
+        (
             minimal().replace(NODE, &format!("replace-after = \"5s\"\n{NODE}")),
             "`cluster.replace-after` must be at least \"10s\"",
         ),

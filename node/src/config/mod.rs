@@ -52,6 +52,9 @@ pub(crate) struct NodeSection {
     /// The file with the one-use token with which it joins, or comes back with an empty disk.
     #[serde(default)]
     pub(crate) join_token_file: Option<PathBuf>,
+    /// Threads that serve; as many as there are processors when not given.
+    #[serde(default)]
+    pub(crate) worker_threads: Option<u16>,
 }
 
 /// The cluster.

@@ -13,6 +13,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -232,7 +233,12 @@ impl Layout {
         // An even number of replicas survives no more failures than the odd one below it.
         let replicas = if self.nodes.len() < usize::from(REPLICAS) { 1 } else { REPLICAS };
         Config {
-            node: NodeSection { id: node.id, data_dir: node.data(), join_token_file: None },
+            node: NodeSection {
+                id: node.id,
+                data_dir: node.data(),
+                join_token_file: None,
+                worker_threads: Some(worker_threads(self.nodes.len())),
+            },
             cluster: ClusterSection {
                 id: self.cluster_id.clone(),
                 members: members.collect(),
@@ -286,6 +292,13 @@ impl Layout {
         init_tls::create(&tls, "dev", cluster_id, &nodes, clock::since_epoch())
             .or_exit(Reason::DataDirectory)
     }
+}
+
+/// How many threads each of `nodes` on this machine gets: together as many as there are processors.
+/// With more of them they spend their time on waking each other.
+fn worker_threads(nodes: usize) -> u16 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(processors / nodes.max(1)).unwrap_or(u16::MAX).max(1)
 }
 
 /// Reads what is remembered in `dir`, or makes a new memory of `count` nodes.

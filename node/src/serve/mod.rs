@@ -44,11 +44,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     telemetry::start_logging(&config.log);
     let recorder = telemetry::start_metrics().context("cannot install the metrics recorder")?;
     metrics::start(crate::clock::since_epoch().as_secs_f64());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("heliograph")
-        .build()
-        .context("cannot start the runtime")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(count) = config.node.worker_threads {
+        runtime.worker_threads(usize::from(count));
+    }
+    let runtime = runtime.enable_all().thread_name("heliograph").build();
+    let runtime = runtime.context("cannot start the runtime")?;
     let parent = args.until_stdin_ends.then(parent::watch).transpose();
     let parent = parent.context("cannot watch standard input")?;
     let outcome = runtime.block_on(lifecycle::run(&config, recorder, parent));
