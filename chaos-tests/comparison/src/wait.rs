@@ -1,0 +1,50 @@
+//! Waiting for something that tells nobody of itself.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::{Instant, sleep};
+
+/// How long anything may take: a cluster of RabbitMQ on a busy machine needs most of a minute.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Asks until the answer is yes. A question that fails is asked again: who starts is not there yet.
+///
+/// # Errors
+/// When the answer is not yes for two minutes; with the last failure.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let answer = holds().await;
+        if let Ok(true) = answer {
+            return Ok(());
+        }
+        if began.elapsed() > DEADLINE {
+            let _ = answer.with_context(|| format!("waited in vain for: {what}"))?;
+            bail!("waited in vain for: {what}");
+        }
+        sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_is_asked_until_the_answer_is_yes() {
+        let mut answers =
+            [Ok(true), Ok(false), Err(anyhow::anyhow!("not there"))].into_iter().rev();
+        until("yes", async || answers.next().unwrap()).await.unwrap();
+        assert!(answers.next().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_failure_is_told() {
+        let error = until("yes", async || bail!("deaf")).await.unwrap_err();
+        assert_eq!(format!("{error:#}"), "waited in vain for: yes: deaf");
+        assert!(until("yes", async || Ok(false)).await.is_err());
+    }
+}
