@@ -289,6 +289,8 @@ fn read_report(name: String, report: &Value) -> Option<LoadResult> {
         deliver: latency("deliver")?,
         generator_cores: report["generator"]["cores"].as_f64()?,
         nodes_cores: nodes.sum::<Option<f64>>()?,
+        // Found out by who asked for the load.
+        others_cores: None,
     })
 }
 
@@ -407,23 +409,20 @@ fn answer_to(waiting: &Waiting, text: &str) {
 }
 
 impl Publisher for Device {
-    fn send(&self, mailbox: u32, _message: Bytes) -> Answer {
+    async fn send(&self, mailbox: u32, _message: Bytes) -> Result<Answer> {
         let id = format!("{:032x}", rand::random::<u128>());
         let frame = format!(
             r#"{{"type":"message","recipient_id":"{}","message_id":"{id}","content":"{}"}}"#,
             mailbox_id(mailbox),
             self.content,
         );
-        let (frames, waiting) = (self.frames.clone(), self.waiting.clone());
-        Box::pin(async move {
-            let (sender, answer) = oneshot::channel();
-            match &mut *waiting.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(waiting) => waiting.insert(id, sender),
-                None => bail!("the connection is gone"),
-            };
-            frames.send(frame).await.context("the connection is gone")?;
-            answer.await.context("the connection is gone")
-        })
+        let (sender, answer) = oneshot::channel();
+        match &mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(waiting) => waiting.insert(id, sender),
+            None => bail!("the connection is gone"),
+        };
+        self.frames.send(frame).await.context("the connection is gone")?;
+        Ok(Box::pin(async { answer.await.context("the connection is gone") }))
     }
 }
 

@@ -89,6 +89,24 @@ fn parse(stat: &str, status: &str) -> Option<Usage> {
     })
 }
 
+/// How long the processors of the machine have worked since it started, for whomever.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn machine_busy() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    parse_busy(&text).context("/proc/stat is not as expected")
+}
+
+fn parse_busy(text: &str) -> Option<Duration> {
+    // proc(5): user, nice, system, idle, iowait, irq, softirq, steal; guests are in the first two.
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line.split_whitespace().flat_map(str::parse).collect();
+    let idle: u64 = ticks.get(3..5)?.iter().sum();
+    let busy = ticks.get(..8)?.iter().sum::<u64>() - idle;
+    Some(Duration::from_millis(busy * 1000 / rustix::param::clock_ticks_per_second()))
+}
+
 /// Writes a page into a preallocated file in `directory` and syncs it, `writes` times.
 ///
 /// # Errors
@@ -161,6 +179,16 @@ mod tests {
         assert_eq!(parse(stat, "Name:\tzombie\n").unwrap().resident_bytes, 0);
         assert_eq!(parse("nonsense", status), None);
         assert_eq!(parse("7 (a) S 1 2", status), None);
+    }
+
+    #[test]
+    fn busy_is_all_but_idle_and_waiting() {
+        let text = "cpu  10 20 30 1000 500 1 2 37 5 5\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        let ticks = 10 + 20 + 30 + 1 + 2 + 37;
+        let expected = ticks * 1000 / rustix::param::clock_ticks_per_second();
+        assert_eq!(parse_busy(text), Some(Duration::from_millis(expected)));
+        assert_eq!(parse_busy("cpu  1 2 3\n"), None);
+        assert!(machine_busy().unwrap() > Duration::ZERO);
     }
 
     #[test]

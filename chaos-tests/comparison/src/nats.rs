@@ -293,14 +293,13 @@ impl Cluster for Nats {
 }
 
 impl Publisher for NatsPublisher {
-    fn send(&self, mailbox: u32, message: Bytes) -> Answer {
-        let context = self.context.clone();
-        let subject = subject(self.streams, mailbox);
-        Box::pin(async move {
-            // The answer comes when a majority of the stream's replicas has taken it.
-            let _stored = context.publish(subject, message).await?.await?;
+    async fn send(&self, mailbox: u32, message: Bytes) -> Result<Answer> {
+        let sent = self.context.publish(subject(self.streams, mailbox), message).await?;
+        Ok(Box::pin(async move {
+            // Comes when a majority of the stream's replicas has taken it.
+            let _stored = sent.await?;
             Ok(true)
-        })
+        }))
     }
 }
 

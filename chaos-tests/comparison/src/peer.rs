@@ -18,8 +18,9 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<bool>> + Send>>;
 
 /// A connection that publishes.
 pub trait Publisher: Send + Sync + 'static {
-    /// Sends a message to a mailbox, in the order of the first polls of the answers.
-    fn send(&self, mailbox: u32, message: Bytes) -> Answer;
+    /// Hands a message to the connection; the answer comes later. Messages that are handed over one
+    /// after another are sent in that order.
+    fn send(&self, mailbox: u32, message: Bytes) -> impl Future<Output = Result<Answer>> + Send;
 }
 
 /// Connections whose consumers read and acknowledge everything.

@@ -4,15 +4,17 @@
 
 use std::{
     fs,
+    future::ready,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    task::Poll,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, poll};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
     options::{
@@ -278,9 +280,9 @@ fn count_leaders(json: &str) -> serde_json::Result<[u32; NODES]> {
 }
 
 impl Publisher for RabbitPublisher {
-    fn send(&self, mailbox: u32, message: Bytes) -> Answer {
+    async fn send(&self, mailbox: u32, message: Bytes) -> Result<Answer> {
         let channel = self.channel.clone();
-        Box::pin(async move {
+        let mut answer: Answer = Box::pin(async move {
             let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
             // A message that no queue takes comes back: it would be confirmed otherwise.
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -288,7 +290,13 @@ impl Publisher for RabbitPublisher {
             let sent = channel.basic_publish("".into(), key, options, &message, properties).await?;
             let confirmation = sent.await?;
             Ok(confirmation.is_ack() && confirmation.take_message().is_none())
-        })
+        });
+        // The first poll queues the frames; when they are written is not waited for here, which
+        // would be a round trip to the client's own thread for each message.
+        match poll!(&mut answer) {
+            Poll::Ready(answered) => Ok(Box::pin(ready(answered))),
+            Poll::Pending => Ok(answer),
+        }
     }
 }
 

@@ -206,6 +206,7 @@ fn loads(name: &str, row: &mut AddRow<'_>) {
     of("processor s of the nodes / 100,000", false, crate::results::LoadResult::nodes_seconds);
     let generator = crate::results::LoadResult::generator_seconds;
     of("processor s of the generator / 100,000", false, generator);
+    of("cores that others used meanwhile", false, |load| load.others_cores.unwrap_or(f64::NAN));
 }
 
 /// The rows of memory, averages over the nodes.
@@ -250,6 +251,7 @@ mod tests {
             deliver: Latency { p50_ms: 1.0, p99_ms: 2.0, max_ms: 3.0 },
             generator_cores: 0.1,
             nodes_cores: 1.0,
+            others_cores: Some(0.5),
         };
         Visit {
             system: system.to_owned(),

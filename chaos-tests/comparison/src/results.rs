@@ -60,6 +60,8 @@ pub struct LoadResult {
     pub generator_cores: f64,
     /// Cores that all nodes together used.
     pub nodes_cores: f64,
+    /// Cores that others used from the start of the load to its end: near nothing on a quiet machine.
+    pub others_cores: Option<f64>,
 }
 
 impl LoadResult {

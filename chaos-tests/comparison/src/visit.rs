@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use crate::{
     heliograph::Heliograph,
     kills,
-    measure::{Machine, syncs, usage_of_tree},
+    measure::{Machine, machine_busy, syncs, usage_of_tree},
     message::MESSAGE_BYTES,
     peer::{Cluster, Consume, NODES, Publisher},
     results::{Filled, KillResult, LoadResult, Visit},
@@ -85,12 +85,16 @@ pub async fn visit<C: Workable>(
     let mut loads = Vec::new();
     for plan in agenda.plans() {
         let name = plan.name();
-        let load = cluster.work(plan).await.with_context(|| format!("{system}, {name}"))?;
+        let before = Others::now()?;
+        let mut load = cluster.work(plan).await.with_context(|| format!("{system}, {name}"))?;
+        let others = before.cores()?;
+        load.others_cores = Some(others);
         eprintln!(
-            "{system}, {name}: {:.0} messages/s, end to end p50 {:.2} ms, p99 {:.2} ms",
+            "{system}, {name}: {:.0} messages/s, end to end p50 {:.2} ms, p99 {:.2} ms, others {:.2} cores",
             load.per_second(),
             load.deliver.p50_ms,
-            load.deliver.p99_ms
+            load.deliver.p99_ms,
+            others,
         );
         loads.push(load);
     }
@@ -123,6 +127,27 @@ pub async fn visit<C: Workable>(
     })
 }
 
+/// What processes that have nothing to do with us used.
+struct Others {
+    at: Instant,
+    used: Duration,
+}
+
+impl Others {
+    fn now() -> Result<Self> {
+        // The servers and the generator are our descendants.
+        let ours = usage_of_tree(std::process::id())?.cpu;
+        Ok(Self { at: Instant::now(), used: machine_busy()?.saturating_sub(ours) })
+    }
+
+    /// Cores since.
+    fn cores(&self) -> Result<f64> {
+        let now = Self::now()?;
+        let elapsed = (now.at - self.at).as_secs_f64();
+        Ok(now.used.saturating_sub(self.used).as_secs_f64() / elapsed)
+    }
+}
+
 fn resident<C: Cluster>(cluster: &C) -> Result<Vec<u64>> {
     let pids = cluster.pids();
     ensure!(pids.len() == NODES, "not all nodes run");
@@ -134,10 +159,8 @@ async fn fill<C: Cluster>(cluster: &C, mailboxes: u32) -> Result<()> {
     let publisher = &cluster.publisher(0).await?;
     let send = async |mailbox| {
         let message = Bytes::from_static(&[0; MESSAGE_BYTES]);
-        until("a mailbox accepts", async || {
-            Ok(publisher.send(mailbox, message.clone()).await.unwrap_or(false))
-        })
-        .await
+        until("a mailbox accepts", async || publisher.send(mailbox, message.clone()).await?.await)
+            .await
     };
     stream::iter(0..mailboxes).map(send).buffer_unordered(FILL_AT_ONCE).try_collect().await
 }

@@ -101,6 +101,8 @@ pub async fn run<C: Consume>(cluster: &C, plan: Plan) -> Result<LoadResult> {
         deliver: counts.deliver.summary(),
         generator_cores: generator,
         nodes_cores: nodes,
+        // Found out by who asked for the load.
+        others_cores: None,
     })
 }
 
@@ -215,22 +217,21 @@ struct Sender<P> {
 
 impl<P: Publisher> Sender<P> {
     async fn closed(self, window: u32) -> Result<()> {
-        let mut next = u64::from(self.number);
+        let numbers = (u64::from(self.number)..).step_by(self.senders as usize);
         let mut answers = FuturesUnordered::new();
-        let mut send = |answers: &mut FuturesUnordered<_>| {
-            answers.push(self.send(next, self.counts.started.elapsed()));
-            next += u64::from(self.senders);
-        };
-        for _ in 0..window {
-            send(&mut answers);
-        }
-        while let Some((sent, answer)) = answers.next().await {
-            self.counts.note_answer(sent, answer?);
-            if self.counts.started.elapsed() < self.counts.measure_until {
-                send(&mut answers);
+        for (sent, number) in (0..).zip(numbers) {
+            // Once the window is full, each answer makes room for a message.
+            if sent >= window {
+                let Some((sent, answer)) = answers.next().await else { break };
+                self.counts.note_answer(sent, answer?);
+                if self.counts.started.elapsed() >= self.counts.measure_until {
+                    break;
+                }
             }
+            let answer = self.send(number, self.counts.started.elapsed()).await?;
+            answers.push(answer);
         }
-        Ok(())
+        self.last(answers).await
     }
 
     async fn open(self, mut waiting: mpsc::Receiver<(u64, Duration)>) -> Result<()> {
@@ -240,27 +241,38 @@ impl<P: Publisher> Sender<P> {
                 // What is due goes out before answers are counted.
                 biased;
                 due = waiting.recv() => match due {
-                    Some((number, due)) => answers.push(self.send(number, due)),
+                    Some((number, due)) => {
+                        let answer = self.send(number, due).await?;
+                        answers.push(answer);
+                    }
                     None => break,
                 },
                 Some((sent, answer)) = answers.next() => self.counts.note_answer(sent, answer?),
             }
         }
+        self.last(answers).await
+    }
+
+    /// Waits for the answers to the last messages.
+    async fn last(
+        &self,
+        mut answers: FuturesUnordered<impl Future<Output = (Duration, Result<bool>)>>,
+    ) -> Result<()> {
         while let Some((sent, answer)) = answers.next().await {
             self.counts.note_answer(sent, answer?);
         }
         Ok(())
     }
 
-    fn send(
+    async fn send(
         &self,
         number: u64,
         at: Duration,
-    ) -> impl Future<Output = (Duration, Result<bool>)> + Send + use<P> {
+    ) -> Result<impl Future<Output = (Duration, Result<bool>)> + Send + use<P>> {
         let mailbox = (number % u64::from(self.mailboxes)) as u32;
         let header = Header { run: self.counts.run, sent: at, number };
-        let answer = self.publisher.send(mailbox, header.message(&self.filler));
-        async move { (at, answer.await) }
+        let answer = self.publisher.send(mailbox, header.message(&self.filler)).await?;
+        Ok(async move { (at, answer.await) })
     }
 }
 
