@@ -1,6 +1,6 @@
 //! NATS JetStream: replicated file streams by subject, a durable push consumer a mailbox.
 //!
-//! 100 mailboxes are subjects of 16 streams, each of three replicas, with work-queue retention: what
+//! 100 mailboxes are subjects of 16 streams of three replicas, with work-queue retention: what
 //! its consumer has acknowledged is forgotten, as in a mailbox. Fewer Raft groups than a stream a
 //! mailbox, so that more messages share an entry's costs; see docs/comparison.md.
 
@@ -30,7 +30,7 @@ use crate::{
     work::SENDERS_MAX,
 };
 
-/// Messages that a consumer may hold unacknowledged: more than are ever in flight to one mailbox, so
+/// Messages that a consumer may hold unacknowledged: more than are ever in flight to a mailbox, so
 /// that the window does not bound what is measured.
 const ACK_PENDING_MAX: u32 = 2_048;
 /// Streams and consumers that are made at once.
@@ -155,7 +155,7 @@ impl Nats {
     }
 }
 
-/// A request to JetStream's API, whose JSON is the same for servers of all versions: the typed one of
+/// A request to JetStream's API, whose JSON is the same for all versions: the typed one of
 /// the client wants fields that a server of 2.9 does not know.
 async fn ask(client: &Client, what: &str, body: &Value) -> Result<Value> {
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
@@ -345,7 +345,7 @@ impl Consume for Nats {
     }
 }
 
-/// Reads and acknowledges each: streams with work-queue retention take no acknowledgement of several.
+/// Reads and acknowledges each: work-queue retention takes no acknowledgement of several.
 async fn read(mut messages: Subscriber, client: Client, mut inbox: Inbox) -> Result<()> {
     loop {
         let message = messages.next().await.context("a consumer of NATS was ended")?;

@@ -1,6 +1,6 @@
 //! RabbitMQ: a quorum queue a mailbox, publisher confirms, acknowledgements by consumers.
 //!
-//! Nothing is tuned: what is set is names, ports, directories, and that everything stays on loopback.
+//! Nothing is tuned: what is set is names, ports, directories, and that all of it is on loopback.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ use crate::{
 
 /// Where Debian keeps the programs; those in the path insist on the system user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
-/// Messages that a consumer may hold unacknowledged: more than are ever in flight to one mailbox, so
+/// Messages that a consumer may hold unacknowledged: more than are ever in flight to a mailbox, so
 /// that the window does not bound what is measured.
 const PREFETCH: u16 = 2_048;
 /// `delivery_mode` of a persistent message. Quorum queues store all; this says so.
@@ -334,7 +334,7 @@ impl Consume for RabbitMq {
     async fn stop(&self, connections: Self::Connections) -> Result<()> {
         for (connection, channels) in connections {
             for channel in channels {
-                // Comes after the acknowledgements; what is not acknowledged goes back to the queue.
+                // Comes after the acknowledgements; what was not acknowledged goes back.
                 channel.close(200, "done".into()).await?;
             }
             connection.close(200, "done".into()).await?;

@@ -1,4 +1,4 @@
-//! What is kept of a visit to a system: one line of JSON each, so that sittings can be put together.
+//! What is kept of a visit to a system: a line of JSON, so that sittings can be put together.
 
 use std::{fs::File, io::Write as _, path::Path};
 
@@ -60,7 +60,7 @@ pub struct LoadResult {
     pub generator_cores: f64,
     /// Cores that all nodes together used.
     pub nodes_cores: f64,
-    /// Cores that others used from the start of the load to its end: near nothing on a quiet machine.
+    /// Cores that others used during the load: near nothing on a quiet machine.
     pub others_cores: Option<f64>,
 }
 

@@ -90,7 +90,7 @@ pub async fn visit<C: Workable>(
         let others = before.cores()?;
         load.others_cores = Some(others);
         eprintln!(
-            "{system}, {name}: {:.0} messages/s, end to end p50 {:.2} ms, p99 {:.2} ms, others {:.2} cores",
+            "{system}, {name}: {:.0}/s, end to end p50 {:.2} ms, p99 {:.2} ms; others {:.2} cores",
             load.per_second(),
             load.deliver.p50_ms,
             load.deliver.p99_ms,

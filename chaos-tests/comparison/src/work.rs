@@ -1,5 +1,5 @@
 //! The work, the same for every system that this program speaks to itself. Heliograph's loads are
-//! those of the project's generator (`chaos-tests/src/load/`), which these loops follow step by step.
+//! those of the project's generator (`chaos-tests/src/load/`), which these loops follow.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -276,7 +276,7 @@ impl<P: Publisher> Sender<P> {
     }
 }
 
-/// Keeps the rate from a thread of its own: the async timer has a resolution of a millisecond, which
+/// Keeps the rate from a thread of its own: the async timer resolves only a millisecond, which
 /// would be most of the latency that is measured.
 fn pace(rate: u32, counts: &Counts, queues: &[mpsc::Sender<(u64, Duration)>]) -> Result<()> {
     for number in 0u64.. {
