@@ -25,6 +25,7 @@ pub mod load;
 pub mod namespace;
 pub mod report;
 pub mod run;
+mod svg;
 pub mod trial;
 pub mod wire;
 pub mod workload;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::series::{Band, Series};
+use crate::svg::{self, curve, escape};
 
 /// The picture's size.
 const WIDTH: f64 = 1200.0;
@@ -29,11 +30,7 @@ pub(super) fn draw(series: &Series, bands: &[Band]) -> String {
     let list_from = 3.0 * GAP + 2.0 * PLOT_HEIGHT;
     let height = list_from + ROW * (listed as f64 + 2.0);
     let x = |second: f64| LEFT + second / seconds * (WIDTH - LEFT - 20.0);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut svg = svg::begin(WIDTH, height);
     // Writing to a string cannot fail.
     for (i, band) in bands.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
@@ -88,8 +85,7 @@ pub(super) fn draw(series: &Series, bands: &[Band]) -> String {
         );
     }
     list(&mut svg, bands, list_from);
-    svg.push_str("</svg>\n");
-    svg
+    svg::end(svg)
 }
 
 /// The faults in words.
@@ -121,25 +117,4 @@ fn axis(svg: &mut String, top: f64, title: &str, highest: &str, lowest: &str) {
         top + 10.0,
         LEFT - 6.0,
     );
-}
-
-fn curve(
-    svg: &mut String,
-    points: &[(f64, f64)],
-    colour: &str,
-    place: impl Fn((f64, f64)) -> (f64, f64),
-) {
-    let mut path = String::new();
-    for point in points {
-        let (x, y) = place(*point);
-        let _ = write!(path, "{x:.1},{y:.1} ");
-    }
-    let _ = writeln!(
-        svg,
-        "<polyline points=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.3\"/>"
-    );
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
