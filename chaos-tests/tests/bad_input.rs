@@ -272,7 +272,7 @@ async fn keys(nodes: &[SocketAddr], device: &Device) -> Result<()> {
 
 async fn frames(node: SocketAddr, device: &Device) -> Result<()> {
     let dial = Dial::to(node, DEADLINE);
-    let mut early = Socket::open(dial).await?;
+    let mut early = Socket::open(dial.clone()).await?;
     early.send(&json!({"type": "message", "recipient_id": "r", "content": "AA=="})).await?;
     match timeout(DEADLINE, early.next()).await?? {
         Frame::Other(answer) => {
@@ -283,7 +283,7 @@ async fn frames(node: SocketAddr, device: &Device) -> Result<()> {
     }
     closed_with(&mut early, 3000).await?;
 
-    let mut socket = Socket::connect(dial, &device.key, AckMode::Explicit).await?;
+    let mut socket = Socket::connect(dial.clone(), &device.key, AckMode::Explicit).await?;
     let long = "x".repeat(10_000);
     for (frame, code) in [
         (json!({"type": "no-such"}), "unknown_type"),

@@ -7,31 +7,31 @@ use crate::history::{
 };
 
 /// The first mailbox.
-pub(super) const A: MailboxNumber = MailboxNumber(1);
+pub(crate) const A: MailboxNumber = MailboxNumber(1);
 /// The second mailbox.
-pub(super) const B: MailboxNumber = MailboxNumber(2);
+pub(crate) const B: MailboxNumber = MailboxNumber(2);
 
 /// Writes a history, 10 ms an event.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     history: History,
     at: Duration,
 }
 
 impl Writer {
-    pub(super) fn push(&mut self, phase: Phase, operation: Operation) -> &mut Self {
+    pub(crate) fn push(&mut self, phase: Phase, operation: Operation) -> &mut Self {
         self.at += Duration::from_millis(10);
         self.history.events.push(Event { at: self.at, process: 1, phase, operation });
         self
     }
 
     /// Lets time pass.
-    pub(super) fn wait(&mut self, time: Duration) -> &mut Self {
+    pub(crate) fn wait(&mut self, time: Duration) -> &mut Self {
         self.at += time;
         self
     }
 
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         phase: Phase,
         mailbox: MailboxNumber,
@@ -42,16 +42,16 @@ impl Writer {
     }
 
     /// Invoke and acceptance.
-    pub(super) fn sent(&mut self, mailbox: MailboxNumber, priority: u8, message: u64) -> &mut Self {
+    pub(crate) fn sent(&mut self, mailbox: MailboxNumber, priority: u8, message: u64) -> &mut Self {
         self.send(Phase::Invoke, mailbox, priority, message);
         self.send(Phase::Ok, mailbox, priority, message)
     }
 
-    pub(super) fn read(&mut self, mailbox: MailboxNumber, reading: u64) -> &mut Self {
+    pub(crate) fn read(&mut self, mailbox: MailboxNumber, reading: u64) -> &mut Self {
         self.push(Phase::Invoke, Operation::Read { mailbox, reading: Reading(reading) })
     }
 
-    pub(super) fn delivered(
+    pub(crate) fn delivered(
         &mut self,
         mailbox: MailboxNumber,
         reading: u64,
@@ -63,33 +63,33 @@ impl Writer {
     }
 
     /// Invoke and answer.
-    pub(super) fn acknowledged(&mut self, mailbox: MailboxNumber, messages: &[u64]) -> &mut Self {
+    pub(crate) fn acknowledged(&mut self, mailbox: MailboxNumber, messages: &[u64]) -> &mut Self {
         let messages: Vec<_> = messages.iter().copied().map(MessageNumber).collect();
         let operation = Operation::Acknowledge { mailbox, messages };
         self.push(Phase::Invoke, operation.clone());
         self.push(Phase::Ok, operation)
     }
 
-    pub(super) fn residue(&mut self, mailbox: MailboxNumber, pending: u64) -> &mut Self {
+    pub(crate) fn residue(&mut self, mailbox: MailboxNumber, pending: u64) -> &mut Self {
         self.push(Phase::Ok, Operation::Residue { mailbox, pending })
     }
 
-    pub(super) fn fault(&mut self, fault: Fault) -> &mut Self {
+    pub(crate) fn fault(&mut self, fault: Fault) -> &mut Self {
         let operation = Operation::Fault { fault, hit: Vec::new(), why: None };
         self.push(Phase::Invoke, operation.clone());
         self.push(Phase::Ok, operation)
     }
 
-    pub(super) fn done(&mut self) -> History {
+    pub(crate) fn done(&mut self) -> History {
         std::mem::take(&mut self.history)
     }
 }
 
-pub(super) fn send(mailbox: MailboxNumber, priority: u8, message: u64) -> Operation {
+pub(crate) fn send(mailbox: MailboxNumber, priority: u8, message: u64) -> Operation {
     Operation::Send { mailbox, priority, message: MessageNumber(message) }
 }
 
-pub(super) fn delivery(
+pub(crate) fn delivery(
     mailbox: MailboxNumber,
     reading: u64,
     priority: u8,
@@ -108,7 +108,7 @@ pub(super) fn delivery(
 
 /// A run in which everything is as promised: two mailboxes, two priorities, an unknown sending
 /// that arrives and one that does not, a repeated delivery, a skipped range.
-pub(super) fn good() -> History {
+pub(crate) fn good() -> History {
     let mut writer = Writer::default();
     writer.sent(A, 1, 10).sent(A, 1, 11).sent(A, 3, 12).sent(B, 1, 20);
     writer.send(Phase::Invoke, B, 1, 21).send(Phase::Unknown, B, 1, 21);
@@ -125,21 +125,21 @@ pub(super) fn good() -> History {
 }
 
 /// `history` without the first event that `matches`.
-pub(super) fn without(mut history: History, matches: impl Fn(&Operation) -> bool) -> History {
+pub(crate) fn without(mut history: History, matches: impl Fn(&Operation) -> bool) -> History {
     let at = history.events.iter().position(|event| matches(&event.operation));
     history.events.remove(at.expect("the event is there"));
     history
 }
 
 /// `history` with the first operation that `matches` replaced.
-pub(super) fn replaced(mut history: History, from: &Operation, to: Operation) -> History {
+pub(crate) fn replaced(mut history: History, from: &Operation, to: Operation) -> History {
     let event = history.events.iter_mut().find(|event| event.operation == *from);
     event.expect("the event is there").operation = to;
     history
 }
 
 /// `history` with `operation` seen at the end.
-pub(super) fn then(mut history: History, phase: Phase, operation: Operation) -> History {
+pub(crate) fn then(mut history: History, phase: Phase, operation: Operation) -> History {
     let at = history.events.last().map_or(Duration::ZERO, |event| event.at);
     let at = at + Duration::from_millis(10);
     history.events.push(Event { at, process: 1, phase, operation });

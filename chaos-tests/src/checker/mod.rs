@@ -36,7 +36,7 @@ pub mod total_queue;
 mod verdict;
 
 #[cfg(test)]
-mod histories;
+pub(crate) mod histories;
 
 pub use self::{
     coverage::Demand,

@@ -13,7 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{NodeInfo, ports::PortBlock};
+use super::{ClientPort, NodeInfo, Options, ports::PortBlock};
+use crate::wire::Security;
 
 /// Whether nodes know each other by the addresses of the proxies between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub(super) struct Layout {
     dir: PathBuf,
     first_port: u16,
     wiring: Wiring,
+    client: ClientPort,
     members: Vec<u16>,
     cluster_id: String,
 }
@@ -63,9 +65,9 @@ impl Layout {
         dir: &Path,
         binary: &Path,
         ports: &PortBlock,
-        nodes: u16,
-        wiring: Wiring,
+        options: &Options,
     ) -> Result<Self> {
+        let Options { nodes, wiring, client, .. } = *options;
         ensure!((1..=FOUNDERS_MAX).contains(&nodes), "a cluster has 1 to {FOUNDERS_MAX} nodes");
         let members: Vec<u16> = (1..=nodes).collect();
         fs::create_dir_all(dir)?;
@@ -84,6 +86,7 @@ impl Layout {
             dir: dir.to_owned(),
             first_port: ports.first,
             wiring,
+            client,
             members,
             cluster_id: String::new(),
         };
@@ -117,6 +120,14 @@ impl Layout {
             data_dir: dir.join("data"),
             config: dir.join("heliograph.toml"),
             log: dir.join("log"),
+        }
+    }
+
+    /// What clients must speak, and whom they trust.
+    pub(super) fn security(&self) -> Result<Security> {
+        match self.client {
+            ClientPort::Plain => Ok(Security::Plain),
+            ClientPort::Tls => Security::trusting(&fs::read(self.dir.join("tls/client-ca.crt"))?),
         }
     }
 
@@ -163,14 +174,24 @@ impl Layout {
             .collect();
         let replicas = self.members.len().min(3);
         let http = self.at(id, HTTP);
+        let client = match self.client {
+            ClientPort::Plain => {
+                format!("tls = \"off\"\nwebsocket-url = \"ws://{http}/ws\"\n")
+            }
+            ClientPort::Tls => format!(
+                "websocket-url = \"wss://{http}/ws\"\ncertificate-file = {:?}\n\
+                 private-key-file = {:?}\n",
+                tls.join(format!("node-{id}-https.crt")),
+                tls.join(format!("node-{id}-https.key")),
+            ),
+        };
         let text = format!(
             "[node]\nid = {id}\ndata-dir = {data:?}\n\n\
              [cluster]\nid = \"{cluster}\"\nmembers = [{members}]\nshards = 16\n\
              replicas = {replicas}\nreplace-after = \"60s\"\n\n\
              [peer]\nlisten = \"{peer}\"\ncertificate-file = {certificate:?}\n\
              private-key-file = {key:?}\nca-file = {ca:?}\n\n\
-             [client]\nlisten = \"{http}\"\ntls = \"off\"\nregistration = \"open\"\n\
-             websocket-url = \"ws://{http}/ws\"\n\n\
+             [client]\nlisten = \"{http}\"\nregistration = \"open\"\n{client}\n\
              [admin]\nlisten = \"{admin}\"\ntoken-file = {token:?}\n\n\
              [shutdown]\ndeadline = \"10s\"\n",
             data = dir.join("data"),

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     faults::{FaultyClock, FaultyDisk, Links, power, preload},
-    wire::Rest,
+    wire::{Door, Security},
 };
 
 /// How long a cluster or a node may take to get ready. An unoptimised build on a busy machine
@@ -63,6 +63,7 @@ const FAULTY_SETTINGS: [(&str, &str); 4] = [
 pub struct LocalCluster {
     options: Options,
     layout: Layout,
+    security: Security,
     nodes: Vec<NodeInfo>,
     /// Those that have left.
     former: BTreeMap<u16, NodeInfo>,
@@ -93,13 +94,8 @@ impl LocalCluster {
         };
         let dir = tempfile::Builder::new().prefix(options.name).tempdir_in(run_directory()?)?;
         let ports = PortBlock::take(PORTS)?;
-        let layout = Layout::create(
-            &dir.path().join("data"),
-            &binary,
-            &ports,
-            options.nodes,
-            options.wiring,
-        )?;
+        let layout = Layout::create(&dir.path().join("data"), &binary, &ports, &options)?;
+        let security = layout.security()?;
         let nodes: Vec<NodeInfo> = layout.members().iter().map(|id| layout.node(*id)).collect();
         let links = match options.wiring {
             Wiring::Direct => None,
@@ -112,6 +108,7 @@ impl LocalCluster {
         let mut cluster = Self {
             options,
             layout,
+            security,
             former: BTreeMap::new(),
             binaries: nodes.iter().map(|node| (node.id, binary.clone())).collect(),
             nodes,
@@ -260,6 +257,16 @@ impl LocalCluster {
         self.nodes.iter().map(|node| node.http).collect()
     }
 
+    /// The client ports of the nodes.
+    pub fn doors(&self) -> Vec<Door> {
+        self.nodes.iter().map(|node| self.door(node)).collect()
+    }
+
+    /// The client port of a node.
+    pub(super) fn door(&self, node: &NodeInfo) -> Door {
+        Door { node: node.http, security: self.security.clone() }
+    }
+
     /// What is known of node `id`.
     ///
     /// # Errors
@@ -391,7 +398,7 @@ impl LocalCluster {
     /// When it ends or is not ready in time.
     pub async fn ready(&mut self, id: u16) -> Result<()> {
         let deadline = Instant::now() + READY_DEADLINE;
-        let mut rest = Rest::new(self.node(id)?.http, None);
+        let mut rest = self.door(self.node(id)?).rest(None);
         loop {
             let process = self.running.get_mut(&id).context("the node does not run")?;
             ensure!(!process.has_ended(), "node {id} ended before it was ready");

@@ -5,6 +5,7 @@
 //! never hit.
 
 mod binary;
+mod exposition;
 mod layout;
 mod local;
 mod manifest;
@@ -17,10 +18,11 @@ mod standing;
 
 pub use self::{
     binary::{heliograph_binary, run_directory},
+    exposition::metric_sum,
     layout::{Wiring, address_of, proxy_of},
     local::LocalCluster,
     manifest::{NodeInfo, read as read_manifest},
-    options::{Clocks, Disks, Options},
+    options::{ClientPort, Clocks, Disks, Options},
     process::{Grip, Usage, usage_of},
     replicas::Replica,
     standing::Standing,

@@ -17,6 +17,8 @@ pub struct Options {
     pub wiring: Wiring,
     /// What their wall clocks are.
     pub clocks: Clocks,
+    /// What they speak with clients.
+    pub client: ClientPort,
     /// The binary under test; [`super::heliograph_binary`] when not given.
     pub binary: Option<PathBuf>,
     /// Configuration of all nodes, as variables of the environment.
@@ -44,6 +46,15 @@ pub enum Clocks {
     Faulty,
 }
 
+/// What nodes speak with clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClientPort {
+    /// HTTP and WS.
+    Plain,
+    /// HTTPS and WSS, with certificates of the cluster's own authority.
+    Tls,
+}
+
 impl Options {
     /// Three nodes.
     pub fn three(name: &'static str) -> Self {
@@ -53,6 +64,7 @@ impl Options {
             disks: Disks::Plain,
             wiring: Wiring::Direct,
             clocks: Clocks::Plain,
+            client: ClientPort::Plain,
             binary: None,
             settings: Vec::new(),
         }

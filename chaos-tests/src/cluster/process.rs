@@ -28,6 +28,8 @@ pub struct Usage {
     pub threads: u64,
     /// Open file descriptors.
     pub descriptors: u64,
+    /// Bytes that it had written to disks since it started, in whole pages.
+    pub written_bytes: u64,
 }
 
 /// A hold on a process that somebody else owns: for signals alone.
@@ -164,6 +166,8 @@ pub fn usage_of(pid: u32) -> Result<Usage> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process has ended")?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let mut usage = parse_usage(&stat, &status).context("/proc is not as expected")?;
+    let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    usage.written_bytes = written_bytes(&io).context("/proc is not as expected")?;
     usage.descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
     Ok(usage)
 }
@@ -184,7 +188,13 @@ fn parse_usage(stat: &str, status: &str) -> Option<Usage> {
         anonymous_bytes: number("RssAnon:")? * 1024,
         threads: number("Threads:")?,
         descriptors: 0,
+        written_bytes: 0,
     })
+}
+
+/// What storage was caused to take: proc(5), `write_bytes`.
+fn written_bytes(io: &str) -> Option<u64> {
+    io.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -237,5 +247,7 @@ mod tests {
         let own = usage_of(std::process::id()).unwrap();
         assert!(own.resident_bytes > 0 && own.descriptors > 0);
         assert_eq!(parse_usage("nonsense", status), None);
+        let io = "rchar: 1\nwchar: 7\nwrite_bytes: 8192\ncancelled_write_bytes: 5\n";
+        assert_eq!((written_bytes(io), written_bytes("wchar: 7\n")), (Some(8192), None));
     }
 }

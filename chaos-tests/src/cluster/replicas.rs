@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::LocalCluster;
+use super::{LocalCluster, metric_sum};
 use crate::wire::Rest;
 
 /// How long replicas may take to catch up once nothing is sent any more.
@@ -20,7 +20,7 @@ const AGREEMENTS: u32 = 6;
 /// How many nodes hold a group.
 const REPLICAS: usize = 3;
 /// The sum of what a node's replicas have applied.
-const APPLIED: &str = "heliograph_cluster_applied_entries ";
+const APPLIED: &str = "heliograph_cluster_applied_entries";
 
 /// One replica, as `heliograph state-digest` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -47,7 +47,7 @@ impl LocalCluster {
         while agreed < AGREEMENTS {
             let mut applied = Vec::new();
             for node in self.nodes() {
-                applied.push(applied_entries(&mut Rest::new(node.http, None)).await.ok());
+                applied.push(applied_entries(&mut self.door(node).rest(None)).await.ok());
             }
             // Where every node holds every group all say the same; where not, each says what it has
             // said before, and whoever lags for good is found when replicas are compared.
@@ -125,6 +125,5 @@ impl LocalCluster {
 async fn applied_entries(rest: &mut Rest) -> Result<u64> {
     let reply = rest.get("/metrics", QUESTION).await?;
     let text = reply.body.as_str().context("metrics are text")?;
-    let value = text.lines().find_map(|line| line.strip_prefix(APPLIED));
-    Ok(value.context("the metric is missing")?.parse::<f64>()? as u64)
+    Ok(metric_sum(text, APPLIED).context("the metric is missing")? as u64)
 }

@@ -97,7 +97,7 @@ impl LocalCluster {
     /// # Errors
     /// When its answer has no time.
     pub async fn is_off_by(&self, id: u16, seconds: i64) -> Result<bool> {
-        let mut rest = Rest::new(self.node(id)?.http, None);
+        let mut rest = self.door(self.node(id)?).rest(None);
         let Ok(reply) = rest.get("/livez", QUESTION).await else { return Ok(false) };
         let date = reply.date.context("an answer without a date")?;
         let off = i64::try_from(date)? - i64::try_from(unix_seconds())?;

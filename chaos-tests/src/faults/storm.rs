@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     load::fleet::devices,
-    wire::{AckMode, Device, Dial, Socket},
+    wire::{AckMode, Device, Dial, Door, Socket},
 };
 
 /// How long one may take to get in: all of them want to at the same moment.
@@ -56,7 +56,8 @@ impl Storm {
     /// Registers so many devices and lets them all connect; answers when all of them are.
     pub(super) async fn begin(nodes: &[SocketAddr], clients: u32) -> Result<Self> {
         let name = format!("storm-{:08x}", rand::random::<u32>());
-        let devices = devices(nodes, &name, clients).await?;
+        let doors: Vec<Door> = nodes.iter().copied().map(Door::plain).collect();
+        let devices = devices(&doors, &name, clients).await?;
         let counts = Arc::new(Counts::default());
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
@@ -110,7 +111,7 @@ fn source(at: usize) -> IpAddr {
 async fn client(nodes: Vec<SocketAddr>, start: usize, device: Device, counts: Arc<Counts>) {
     for at in start.. {
         let node = nodes[at % nodes.len()];
-        let dial = Dial { node, source: Some(source(start)), deadline: DEADLINE };
+        let dial = Dial { source: Some(source(start)), ..Dial::to(node, DEADLINE) };
         if let Ok(mut socket) = Socket::connect(dial, &device.key, AckMode::Pong).await {
             counts.alive.fetch_add(1, Ordering::Relaxed);
             counts.entered.fetch_add(1, Ordering::Relaxed);

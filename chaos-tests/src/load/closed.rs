@@ -1,37 +1,35 @@
 //! A number of messages in flight: the next is sent when one is accepted.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
-use tokio::task::JoinSet;
+use anyhow::{Context as _, Result, ensure};
+use futures_util::FutureExt as _;
+use hyper::StatusCode;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{
-    fleet::{Counts, Fleet, glance, id},
-    report::LoadReport,
+    counts::{Counts, glance, id, message},
+    fleet::{DEADLINE, Fleet, Line},
+    pacing::{POLL, Parked, pause},
+    report::{LoadReport, Mode, Shape},
     target::Target,
+    traffic::Traffic,
 };
-use crate::wire::Socket;
+use crate::wire::{Rest, Socket};
 
-/// The most sending connections: four at each of three nodes. More would measure the machine's
-/// sockets, fewer would run into the relay's limit of messages in flight a connection.
-const SENDERS_MAX: u32 = 12;
+/// Sending devices where nothing else is said: four at each of three nodes. More would measure the
+/// machine's sockets, fewer would run into the relay's limit of messages in flight a connection.
+pub const SENDERS: u32 = 12;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Messages kept in flight.
     pub in_flight: u32,
-    /// Mailboxes they go to, in turn.
-    pub mailboxes: u32,
-    /// Content of each, in bytes before Base64.
-    pub content_bytes: usize,
-    /// Not measured.
-    pub warm_up: Duration,
-    /// Measured.
-    pub time: Duration,
+    /// Sending devices that share them; never more than there are messages.
+    pub senders: u32,
+    /// What is sent.
+    pub traffic: Traffic,
 }
 
 /// Runs the load.
@@ -39,108 +37,144 @@ pub struct Plan {
 /// # Errors
 /// When a connection fails, or a message is not delivered at all.
 pub async fn run(target: &Target, plan: Plan) -> Result<LoadReport> {
-    let senders = plan.in_flight.clamp(1, SENDERS_MAX);
-    let times = (plan.warm_up, plan.time);
-    let nodes = target.addresses();
-    let mut fleet =
-        Fleet::muster(&nodes, senders, plan.mailboxes, plan.content_bytes, times).await?;
+    ensure!(plan.in_flight > 0 && plan.senders > 0, "nothing is in flight");
+    let senders = plan.senders.min(plan.in_flight);
+    let lanes = plan.in_flight.div_ceil(senders);
+    let mut fleet = Fleet::muster(target.doors(), senders, lanes, &plan.traffic).await?;
     let counts = fleet.counts.clone();
     let mut tasks = JoinSet::new();
-    for (number, socket) in (0..).zip(std::mem::take(&mut fleet.senders)) {
+    for (number, line) in (0..).zip(std::mem::take(&mut fleet.lines)) {
         // The remainder goes to the first ones.
         let window = plan.in_flight / senders + u32::from(number < plan.in_flight % senders);
-        let sender = Sender {
-            number,
-            senders,
-            window,
-            socket,
-            counts: counts.clone(),
-            mailboxes: fleet.mailboxes.clone(),
-            content: fleet.content.clone(),
-        };
-        tasks.spawn(sender.run());
+        match line {
+            Line::Ws(socket) => {
+                let letters = Letters::new(&fleet, number, senders);
+                tasks.spawn(over_socket(*socket, window, letters));
+            }
+            Line::Rest(lanes) => {
+                for (lane, rest) in (0..window).zip(lanes) {
+                    let letters = Letters::new(&fleet, lane * senders + number, plan.in_flight);
+                    tasks.spawn(over_rest(rest, letters));
+                }
+            }
+        }
     }
-    tokio::time::sleep_until(counts.started + plan.warm_up).await;
-    let mark = target.mark()?;
-    tokio::time::sleep_until(counts.started + plan.warm_up + plan.time).await;
-    let (generator, nodes) = target.since(&mark)?;
+    let window = target.window(&counts).await?;
     while let Some(ended) = tasks.join_next().await {
         ended.context("a sender failed")??;
     }
     let drained = fleet.drain().await?;
-    let measured = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-    let seconds = plan.time.as_secs_f64();
-    let accepted = measured(&counts.accepted_measured);
-    Ok(LoadReport {
-        mode: "closed",
-        load: plan.in_flight,
-        mailboxes: plan.mailboxes,
-        content_bytes: plan.content_bytes,
-        seconds,
-        accepted,
-        accepted_per_second: accepted as f64 / seconds,
-        delivered_per_second: measured(&counts.delivered_measured) as f64 / seconds,
-        errors: measured(&counts.errors),
-        out_of_order: measured(&counts.out_of_order),
-        drain_seconds: drained.as_secs_f64(),
-        accept: counts.accept.summary(),
-        deliver: counts.deliver.summary(),
-        generator,
-        nodes,
-    })
+    let shape = Shape { mode: Mode::Closed, load: plan.in_flight, senders, traffic: plan.traffic };
+    Ok(LoadReport::of(&shape, &counts, window, drained))
 }
 
-struct Sender {
-    number: u32,
-    senders: u32,
-    window: u32,
-    socket: Socket,
+/// The messages of one of several senders, that write to all mailboxes in turn between them.
+struct Letters {
+    next: u64,
+    step: u64,
     counts: Arc<Counts>,
     mailboxes: Arc<Vec<String>>,
     content: Arc<str>,
 }
 
-impl Sender {
-    async fn run(mut self) -> Result<()> {
-        let end = self.counts.measure_until;
-        let mut next = u64::from(self.number);
-        let mut in_flight = 0;
-        while in_flight < self.window {
-            self.send(&mut next).await?;
-            in_flight += 1;
+impl Letters {
+    fn new(fleet: &Fleet, first: u32, step: u32) -> Self {
+        Self {
+            next: u64::from(first),
+            step: u64::from(step),
+            counts: fleet.counts.clone(),
+            mailboxes: fleet.mailboxes.clone(),
+            content: fleet.content.clone(),
         }
-        while in_flight > 0 {
-            let text = self.socket.next_text().await?;
-            let frame = glance(&text)?;
-            match (&*frame.kind, &frame.message_id) {
-                ("accepted", Some(id)) => self.counts.note_accepted(id),
-                _ => {
-                    self.counts.errors.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            if self.counts.started.elapsed() < end {
-                self.send(&mut next).await?;
-            } else {
-                in_flight -= 1;
-            }
-        }
-        Ok(())
     }
 
-    /// Sends a fresh message to the next mailbox. After an error too: whether the one before was
-    /// stored does not matter here, errors are reported.
-    async fn send(&mut self, next: &mut u64) -> Result<()> {
-        let number = *next;
-        *next += u64::from(self.senders);
+    /// A fresh message to the next mailbox, sent now, and its id. After an error too: whether the
+    /// one before was stored does not matter here, errors are reported.
+    fn write(&mut self) -> (String, String) {
+        let number = self.next;
+        self.next += self.step;
         let mailbox = &self.mailboxes[number as usize % self.mailboxes.len()];
         let id = id(self.counts.run, self.counts.started.elapsed(), number);
-        Ok(self.socket.send_text(message(mailbox, &id, &self.content)).await?)
+        (message(mailbox, &id, &self.content), id)
     }
 }
 
-/// A `message` frame. Ids and Base64 need no escapes.
-pub(super) fn message(mailbox: &str, id: &str, content: &str) -> String {
-    format!(
-        r#"{{"type":"message","recipient_id":"{mailbox}","message_id":"{id}","content":"{content}"}}"#
-    )
+/// Keeps `window` messages in flight on one connection. All answers that have come are taken before
+/// the next messages are written, together.
+async fn over_socket(mut socket: Socket, window: u32, mut letters: Letters) -> Result<()> {
+    let counts = letters.counts.clone();
+    let mut parked = Parked::default();
+    let (mut free, mut in_flight) = (window, 0);
+    loop {
+        free += parked.take_due(&counts);
+        if counts.is_over() {
+            (free, parked) = (0, Parked::default());
+            if in_flight == 0 {
+                return Ok(());
+            }
+        }
+        if free > 0 {
+            for _ in 0..free {
+                socket.feed_text(letters.write().0).await?;
+            }
+            socket.flush().await?;
+            in_flight += free;
+            free = 0;
+        }
+        let mut answer = tokio::select! {
+            // What has come goes first; at least one of both is under way.
+            biased;
+            answer = socket.next_text(), if in_flight > 0 => Some(answer),
+            () = sleep(POLL), if !parked.is_empty() => None,
+        };
+        while let Some(text) = answer {
+            in_flight -= 1;
+            free += take(&text?, &counts, &mut parked)?;
+            answer = if in_flight > 0 { socket.next_text().now_or_never() } else { None };
+        }
+    }
+}
+
+/// Takes an answer down; tells how many places in the window it frees at once.
+fn take(text: &str, counts: &Counts, parked: &mut Parked) -> Result<u32> {
+    let frame = glance(text)?;
+    if let ("accepted", Some(id)) = (&*frame.kind, &frame.message_id) {
+        counts.note_accepted(id);
+        return Ok(1);
+    }
+    let code = frame.code.with_context(|| format!("a sender was answered {text}"))?;
+    counts.note_refused(&code);
+    parked.park(&code, counts);
+    Ok(0)
+}
+
+/// Keeps one message in flight.
+async fn over_rest(mut rest: Rest, mut letters: Letters) -> Result<()> {
+    let counts = letters.counts.clone();
+    while !counts.is_over() {
+        let (body, id) = letters.write();
+        if let Some(code) = post(&mut rest, body, &id, &counts).await? {
+            pause(&code, &counts).await;
+        }
+    }
+    Ok(())
+}
+
+/// Sends one message and takes the answer down; answers the code of a refusal.
+pub(super) async fn post(
+    rest: &mut Rest,
+    body: String,
+    id: &str,
+    counts: &Counts,
+) -> Result<Option<String>> {
+    let answer = rest.post_text("/api/v1/messages/send", body, DEADLINE).await?;
+    if answer.status == StatusCode::ACCEPTED {
+        counts.note_accepted(id);
+        return Ok(None);
+    }
+    let reply = answer.read()?;
+    let code = reply.code().to_owned();
+    ensure!(!code.is_empty(), "a sender was answered {} {}", reply.status, reply.body);
+    counts.note_refused(&code);
+    Ok(Some(code))
 }

@@ -2,31 +2,14 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use rand::RngCore as _;
+use anyhow::Result;
 use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::time::Instant;
 
-use super::{
-    closed::message,
-    fleet::{devices, glance, sockets},
-};
-use crate::{
-    cluster::{LocalCluster, Options},
-    wire::{Dial, Socket},
-};
+use super::{fill::Fill, target::Fresh};
+use crate::cluster::LocalCluster;
 
-/// Sending connections, and messages in flight on each.
-const SENDERS: u32 = 12;
-const WINDOW: u64 = 64;
-/// Messages that a sender may have to send again: leaderships move in the first seconds.
-const AGAIN_MAX: u32 = 1_000;
-const MAILBOX: &str = "cold-to-";
-const MESSAGE: &str = "cold-";
-/// How long connecting may take.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// The node that is started again and again.
 const NODE: u16 = 3;
 
@@ -41,6 +24,12 @@ pub struct Plan {
     pub mailboxes: u32,
     /// Starts of each kind.
     pub starts: u32,
+}
+
+impl Plan {
+    /// What the bars are measured with: 1 GiB.
+    pub const USUAL: Self =
+        Self { stored_bytes: 1 << 30, content_bytes: 1_024, mailboxes: 1_000, starts: 3 };
 }
 
 /// How a node ended before a start, and what of its files was in memory.
@@ -80,11 +69,12 @@ pub struct ColdReport {
 ///
 /// # Errors
 /// When something is not accepted, or a node does not start.
-pub async fn run(plan: Plan) -> Result<ColdReport> {
-    let mut cluster = LocalCluster::start(Options::three("cold")).await?;
+pub async fn run(fresh: &Fresh, plan: Plan) -> Result<ColdReport> {
+    let mut cluster = LocalCluster::start(fresh.options("cold")).await?;
     let messages = plan.stored_bytes / plan.content_bytes.max(1) as u64;
     let began = Instant::now();
-    fill(&cluster, plan, messages).await?;
+    let Plan { content_bytes, mailboxes, .. } = plan;
+    Fill { messages, mailboxes, content_bytes }.pour(&cluster.doors(), 0).await?;
     let fill_seconds = began.elapsed().as_secs_f64();
     cluster.caught_up().await?;
     let mut starts = Vec::new();
@@ -98,7 +88,6 @@ pub async fn run(plan: Plan) -> Result<ColdReport> {
     }
     let file_bytes = file_bytes(&cluster.node(NODE)?.data_dir)?;
     cluster.stop().await?;
-    let content_bytes = plan.content_bytes;
     Ok(ColdReport { messages, content_bytes, fill_seconds, file_bytes, starts })
 }
 
@@ -145,69 +134,4 @@ fn file_bytes(data: &Path) -> Result<BTreeMap<String, u64>> {
         }
     }
     Ok(bytes)
-}
-
-async fn fill(cluster: &LocalCluster, plan: Plan, messages: u64) -> Result<()> {
-    let nodes = cluster.addresses();
-    let senders = devices(&nodes, "cold-from", SENDERS).await?;
-    let dial = |at: usize| Dial::to(nodes[at % nodes.len()], DEADLINE);
-    let dials = senders.into_iter().enumerate().map(|(at, device)| (dial(at), device)).collect();
-    let mut bytes = vec![0; plan.content_bytes];
-    rand::rng().fill_bytes(&mut bytes);
-    let content = BASE64.encode(bytes);
-    let mut tasks = JoinSet::new();
-    for (number, socket) in (0..).zip(sockets(dials).await?) {
-        let numbers = (number..messages).step_by(SENDERS as usize);
-        tasks.spawn(send(socket, plan.mailboxes, content.clone(), numbers));
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a sender failed")??;
-    }
-    Ok(())
-}
-
-async fn send(
-    mut socket: Socket,
-    mailboxes: u32,
-    content: String,
-    numbers: impl Iterator<Item = u64>,
-) -> Result<()> {
-    let frame = |number: u64| {
-        let mailbox = format!("{MAILBOX}{}", number % u64::from(mailboxes));
-        message(&mailbox, &format!("{MESSAGE}{number}"), &content)
-    };
-    let (mut in_flight, mut again) = (0, 0);
-    let mut numbers = numbers.fuse();
-    loop {
-        let next = if in_flight < WINDOW { numbers.next() } else { None };
-        if let Some(number) = next {
-            socket.send_text(frame(number)).await?;
-            in_flight += 1;
-            continue;
-        }
-        if in_flight == 0 {
-            return Ok(());
-        }
-        match refused(&mut socket).await? {
-            None => in_flight -= 1,
-            // Leaders settle after a start: the id makes it safe to ask again.
-            Some(number) => {
-                again += 1;
-                ensure!(again < AGAIN_MAX, "too many messages are not accepted");
-                socket.send_text(frame(number)).await?;
-            }
-        }
-    }
-}
-
-/// Reads an answer: `None` where a message was accepted, else which one was not.
-async fn refused(socket: &mut Socket) -> Result<Option<u64>> {
-    let text = socket.next_text().await?;
-    let frame = glance(&text)?;
-    if frame.kind == "accepted" {
-        return Ok(None);
-    }
-    let id = frame.message_id.as_deref().and_then(|id| id.strip_prefix(MESSAGE));
-    let number = id.and_then(|number| number.parse().ok());
-    number.map(Some).with_context(|| format!("a sender was answered {text}"))
 }

@@ -4,12 +4,32 @@ use std::{fs::File, io::Write as _, path::Path, time::Duration};
 
 use anyhow::Result;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use serde::Serialize;
 use tokio::time::Instant;
 
-use super::report::{DiskReport, Times};
+use super::times::{Latency, Times};
+use crate::cluster::run_directory;
 
 /// What is written before each sync: one page, as the log does for a small batch.
 const WRITE_BYTES: usize = 4096;
+
+/// What one `fdatasync` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DiskReport {
+    /// Bytes written before each.
+    pub write_bytes: usize,
+    /// Write and sync together.
+    pub sync: Latency,
+}
+
+/// Measures where the clusters of this program keep their data.
+///
+/// # Errors
+/// When the disk does not take it.
+pub async fn here(writes: u32) -> Result<DiskReport> {
+    let directory = run_directory()?;
+    tokio::task::spawn_blocking(move || measure(&directory, writes)).await?
+}
 
 /// Writes a page and syncs it, `writes` times, into a preallocated file in `directory`, one after
 /// another. Blocks.

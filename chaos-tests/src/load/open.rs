@@ -1,131 +1,95 @@
 //! A rate, whatever the answers: each latency counts from the time at which its message was to be
 //! sent, so a stall shows in all the messages that should have been sent meanwhile.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::event::{Timespec, poll};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
-    closed::message,
-    fleet::{Counts, Fleet, glance, id},
-    report::LoadReport,
+    backlog::{Backlog, Due},
+    closed::{SENDERS, post},
+    counts::{Counts, glance, id, message},
+    fleet::{Fleet, Line},
+    report::{LoadReport, Mode, Shape},
     target::Target,
+    traffic::Traffic,
 };
-use crate::wire::{SocketReader, SocketWriter};
+use crate::wire::{Rest, Socket, SocketReader};
 
-/// Sending connections: four at each of three nodes.
-const SENDERS: u32 = 12;
-/// Messages that may wait for a sender's socket; a full queue means that the load generator, or
-/// the relay's back-pressure, cannot keep the rate, and ends the run.
-const QUEUE_MAX: usize = 100_000;
 /// How long answers may take after the last message.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
+/// One connection of each sender for so many messages a second, over REST: so that at a low rate
+/// none idles so long that the relay closes it.
+const RATE_A_LANE: u32 = 100;
+/// The most connections of a sender over REST: 384 of all together.
+const LANES_MAX: u32 = 32;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Messages a second.
     pub rate: u32,
-    /// Mailboxes they go to, in turn.
-    pub mailboxes: u32,
-    /// Content of each, in bytes before Base64.
-    pub content_bytes: usize,
-    /// Not measured.
-    pub warm_up: Duration,
-    /// Measured.
-    pub time: Duration,
+    /// What is sent.
+    pub traffic: Traffic,
 }
+
+/// More is asked than can be sent: messages that are due pile up.
+#[derive(Debug, thiserror::Error)]
+#[error("the rate cannot be kept")]
+pub struct TooFast;
 
 /// Runs the load.
 ///
 /// # Errors
-/// When a connection fails, the rate cannot be kept, or a message is not delivered at all.
+/// When a connection fails, the rate cannot be kept ([`TooFast`]), or a message is not delivered at
+/// all.
 pub async fn run(target: &Target, plan: Plan) -> Result<LoadReport> {
     ensure!(plan.rate > 0, "a rate of nothing");
-    let times = (plan.warm_up, plan.time);
-    let nodes = target.addresses();
-    let mut fleet =
-        Fleet::muster(&nodes, SENDERS, plan.mailboxes, plan.content_bytes, times).await?;
+    let lanes = (plan.rate / RATE_A_LANE).clamp(1, LANES_MAX);
+    let mut fleet = Fleet::muster(target.doors(), SENDERS, lanes, &plan.traffic).await?;
     let counts = fleet.counts.clone();
-    let mut queues = Vec::new();
-    let mut writers = JoinSet::new();
-    let mut readers = JoinSet::new();
-    for socket in std::mem::take(&mut fleet.senders) {
-        let (writer, reader) = socket.split();
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        queues.push(queue);
-        writers.spawn(write(writer, waiting));
-        readers.spawn(read(reader, counts.clone()));
+    let mut backlogs = Vec::new();
+    let mut senders = JoinSet::new();
+    for line in std::mem::take(&mut fleet.lines) {
+        let backlog = Arc::new(Backlog::default());
+        let connections = match line {
+            Line::Ws(socket) => {
+                senders.spawn(over_socket(*socket, backlog.clone(), counts.clone()));
+                1
+            }
+            Line::Rest(lanes) => {
+                let connections = lanes.len();
+                for rest in lanes {
+                    senders.spawn(over_rest(rest, backlog.clone(), counts.clone()));
+                }
+                connections
+            }
+        };
+        backlogs.push((backlog, connections));
     }
     let pacer = Pacer {
         rate: plan.rate,
         counts: counts.clone(),
         mailboxes: fleet.mailboxes.clone(),
         content: fleet.content.clone(),
-        queues,
+        backlogs,
     };
     let pacer = tokio::task::spawn_blocking(move || pacer.run());
-    tokio::time::sleep_until(counts.started + plan.warm_up).await;
-    let mark = target.mark()?;
-    tokio::time::sleep_until(counts.started + plan.warm_up + plan.time).await;
-    let (generator, nodes) = target.since(&mark)?;
-    let sent = pacer.await??;
-    let _kept = answered(&counts, sent, &mut readers, &mut writers).await?;
-    let drained = fleet.drain().await?;
-    let measured = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-    let seconds = plan.time.as_secs_f64();
-    let accepted = measured(&counts.accepted_measured);
-    Ok(LoadReport {
-        mode: "open",
-        load: plan.rate,
-        mailboxes: plan.mailboxes,
-        content_bytes: plan.content_bytes,
-        seconds,
-        accepted,
-        accepted_per_second: accepted as f64 / seconds,
-        delivered_per_second: measured(&counts.delivered_measured) as f64 / seconds,
-        errors: measured(&counts.errors),
-        out_of_order: measured(&counts.out_of_order),
-        drain_seconds: drained.as_secs_f64(),
-        accept: counts.accept.summary(),
-        deliver: counts.deliver.summary(),
-        generator,
-        nodes,
-    })
-}
-
-/// Waits until all that was sent is answered; gives back the writers, whose sockets must live as
-/// long as their readers.
-async fn answered(
-    counts: &Counts,
-    sent: u64,
-    readers: &mut JoinSet<Result<()>>,
-    writers: &mut JoinSet<Result<SocketWriter>>,
-) -> Result<Vec<SocketWriter>> {
-    let mut kept = Vec::new();
-    while let Some(ended) = writers.join_next().await {
-        kept.push(ended.context("a sender failed")??);
-    }
-    let wait = async {
-        loop {
-            let answers =
-                counts.accepted.load(Ordering::Relaxed) + counts.errors.load(Ordering::Relaxed);
-            if answers >= sent {
-                return Ok::<_, anyhow::Error>(());
-            }
-            if let Some(ended) = readers.try_join_next() {
-                ended.context("a sender's connection failed")??;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let window = target.window(&counts).await?;
+    pacer.await??;
+    let answered = async {
+        while let Some(ended) = senders.join_next().await {
+            ended.context("a sender failed")??;
         }
+        Ok::<_, anyhow::Error>(())
     };
-    tokio::time::timeout(LAST_ANSWERS, wait).await.context("messages were not answered")??;
-    Ok(kept)
+    timeout(LAST_ANSWERS, answered).await.context("messages were not answered")??;
+    let drained = fleet.drain().await?;
+    let shape =
+        Shape { mode: Mode::Open, load: plan.rate, senders: SENDERS, traffic: plan.traffic };
+    Ok(LoadReport::of(&shape, &counts, window, drained))
 }
 
 /// Keeps the rate from a thread of its own: the async timer has a resolution of a millisecond,
@@ -135,15 +99,24 @@ struct Pacer {
     counts: Arc<Counts>,
     mailboxes: Arc<Vec<String>>,
     content: Arc<str>,
-    queues: Vec<mpsc::Sender<String>>,
+    /// With the number of connections that each is emptied by.
+    backlogs: Vec<(Arc<Backlog>, usize)>,
 }
 
 impl Pacer {
-    fn run(self) -> Result<u64> {
+    fn run(self) -> Result<()> {
+        let ended = self.pace();
+        for (backlog, connections) in &self.backlogs {
+            backlog.close(*connections);
+        }
+        ended
+    }
+
+    fn pace(&self) -> Result<()> {
         for number in 0u64.. {
             let due = Duration::from_nanos(number * 1_000_000_000 / u64::from(self.rate));
             if due >= self.counts.measure_until {
-                return Ok(number);
+                break;
             }
             let wait = due.saturating_sub(self.counts.started.elapsed());
             if !wait.is_zero() {
@@ -152,33 +125,65 @@ impl Pacer {
             }
             let id = id(self.counts.run, due, number);
             let mailbox = &self.mailboxes[number as usize % self.mailboxes.len()];
-            let queue = &self.queues[number as usize % self.queues.len()];
-            let frame = message(mailbox, &id, &self.content);
-            queue.try_send(frame).context("the rate cannot be kept")?;
-        }
-        Ok(u64::MAX)
-    }
-}
-
-async fn write(
-    mut writer: SocketWriter,
-    mut waiting: mpsc::Receiver<String>,
-) -> Result<SocketWriter> {
-    while let Some(frame) = waiting.recv().await {
-        writer.send_text(frame).await?;
-    }
-    Ok(writer)
-}
-
-async fn read(mut reader: SocketReader, counts: Arc<Counts>) -> Result<()> {
-    loop {
-        let text = reader.next_text().await?;
-        let frame = glance(&text)?;
-        match (&*frame.kind, &frame.message_id) {
-            ("accepted", Some(id)) => counts.note_accepted(id),
-            _ => {
-                counts.errors.fetch_add(1, Ordering::Relaxed);
+            let (backlog, _) = &self.backlogs[number as usize % self.backlogs.len()];
+            let text = message(mailbox, &id, &self.content);
+            if !backlog.push(Due { id, text }) {
+                return Err(TooFast.into());
             }
         }
+        Ok(())
     }
+}
+
+/// Writes what is due and reads the answers, until each message has one.
+async fn over_socket(socket: Socket, backlog: Arc<Backlog>, counts: Arc<Counts>) -> Result<()> {
+    let (mut writer, mut reader) = socket.split();
+    let write = async {
+        let mut written = 0u64;
+        while let Some(due) = backlog.next().await {
+            writer.feed_text(due.text).await?;
+            written += 1;
+            // What is due already goes into the same packet.
+            while let Some(due) = backlog.try_next() {
+                writer.feed_text(due.text).await?;
+                written += 1;
+            }
+            writer.flush().await?;
+        }
+        Ok::<_, anyhow::Error>(written)
+    };
+    let mut write = pin!(write);
+    let (mut written, mut answered) = (None, 0);
+    while written != Some(answered) {
+        tokio::select! {
+            // Answers first: their time is what is measured.
+            biased;
+            answer = read(&mut reader, &counts) => {
+                answer?;
+                answered += 1;
+            }
+            all = &mut write, if written.is_none() => written = Some(all?),
+        }
+    }
+    Ok(())
+}
+
+/// Takes down one answer. Safe to drop.
+async fn read(reader: &mut SocketReader, counts: &Counts) -> Result<()> {
+    let text = reader.next_text().await?;
+    let frame = glance(&text)?;
+    match (&*frame.kind, &frame.message_id, frame.code) {
+        ("accepted", Some(id), _) => counts.note_accepted(id),
+        (_, _, Some(code)) => counts.note_refused(&code),
+        _ => anyhow::bail!("a sender was answered {text}"),
+    }
+    Ok(())
+}
+
+async fn over_rest(mut rest: Rest, backlog: Arc<Backlog>, counts: Arc<Counts>) -> Result<()> {
+    while let Some(due) = backlog.next().await {
+        // A refusal is counted; the next message is due when it is due.
+        let _code = post(&mut rest, due.text, &due.id, &counts).await?;
+    }
+    Ok(())
 }

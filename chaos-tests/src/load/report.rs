@@ -1,68 +1,16 @@
-//! What a measurement tells, as JSON.
+//! What a run under load tells, as JSON.
 
-use std::{
-    fs,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// The longest time a histogram tells apart, in microseconds: a minute. Longer ones count as it.
-const LONGEST_MICROS: u64 = 60_000_000;
-/// Decimal digits a histogram keeps.
-const DIGITS: u8 = 3;
-
-/// Times, taken down by many tasks.
-#[derive(Debug)]
-pub struct Times(Mutex<Histogram<u64>>);
-
-impl Default for Times {
-    fn default() -> Self {
-        let histogram = Histogram::new_with_max(LONGEST_MICROS, DIGITS);
-        Self(Mutex::new(histogram.expect("the bounds are constant and valid")))
-    }
-}
-
-impl Times {
-    /// Takes down one.
-    pub fn record(&self, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
-    }
-
-    /// What they are like.
-    pub fn summary(&self) -> Latency {
-        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let millis = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
-        Latency {
-            count: times.len(),
-            p50_ms: millis(0.5),
-            p90_ms: millis(0.9),
-            p99_ms: millis(0.99),
-            p999_ms: millis(0.999),
-            max_ms: times.max() as f64 / 1000.0,
-        }
-    }
-}
-
-/// A distribution of times.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Latency {
-    /// How many.
-    pub count: u64,
-    /// The median, in milliseconds.
-    pub p50_ms: f64,
-    /// 90 % are not longer.
-    pub p90_ms: f64,
-    /// 99 % are not longer.
-    pub p99_ms: f64,
-    /// 99.9 % are not longer.
-    pub p999_ms: f64,
-    /// The longest.
-    pub max_ms: f64,
-}
+use super::{
+    counts::Counts,
+    reign::Leadership,
+    target::Window,
+    times::Latency,
+    traffic::{Over, Traffic},
+};
 
 /// What a process used.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -75,15 +23,33 @@ pub struct NodeUse {
     pub resident_bytes: u64,
     /// Of that, heap and stacks.
     pub anonymous_bytes: u64,
+    /// Bytes written to disks a second, in whole pages.
+    pub written_bytes_per_second: f64,
+}
+
+/// How a run sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The next message when one was accepted. A stall of the relay stalls the sender, so its
+    /// latencies are those of a client that waits, and no others.
+    Closed,
+    /// At a rate, whatever the answers.
+    Open,
 }
 
 /// One run under load.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LoadReport {
-    /// `closed` or `open`.
-    pub mode: &'static str,
-    /// How many messages were kept in flight (closed) or are sent a second (open).
+    /// How it was sent.
+    pub mode: Mode,
+    /// By which of the relay's two ways.
+    pub over: Over,
+    /// How many messages were kept in flight (closed) or sent a second (open).
     pub load: u32,
+    /// By how many devices. Over WebSocket each has one connection; over REST one for each message
+    /// that it has in flight.
+    pub senders: u32,
     /// To how many mailboxes.
     pub mailboxes: u32,
     /// Content of a message, in bytes before Base64.
@@ -96,8 +62,9 @@ pub struct LoadReport {
     pub accepted_per_second: f64,
     /// Messages delivered in that time, a second.
     pub delivered_per_second: f64,
-    /// Answers other than *accepted*; the message was sent again.
-    pub errors: u64,
+    /// Answers other than *accepted* of the whole run, by their code. A closed loop sends another
+    /// message instead, after a pause; an open one does not.
+    pub refused: BTreeMap<String, u64>,
     /// Messages delivered more than once or with a number out of order: 0, or something is wrong.
     pub out_of_order: u64,
     /// How long after the last sending the last accepted message was delivered and acknowledged
@@ -107,75 +74,68 @@ pub struct LoadReport {
     pub accept: Latency,
     /// From sending to the recipient (open: from the time at which it was to be sent).
     pub deliver: Latency,
+    /// Processor time per elapsed time of a node, on average.
+    pub cores_a_node: f64,
+    /// Processor time of all nodes for 100,000 accepted messages, in seconds.
+    pub nodes_cpu_seconds_per_100k: f64,
+    /// Bytes that all nodes wrote to disks, per accepted message.
+    pub written_bytes_per_message: f64,
+    /// Who led in the measured time.
+    pub leadership: Leadership,
     /// The load generator.
     pub generator: NodeUse,
     /// The nodes.
     pub nodes: Vec<NodeUse>,
 }
 
-/// A run with idle connections.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct IdleReport {
-    /// How many, all at the first node.
-    pub connections: u32,
-    /// How long it took to make them.
-    pub connect_seconds: f64,
-    /// How long they were held.
-    pub held_seconds: f64,
-    /// How many were still there at the end.
-    pub alive: u32,
-    /// The nodes before any of this run's devices was registered.
-    pub fresh: Vec<NodeUse>,
-    /// With the devices registered, before the first connection.
-    pub registered: Vec<NodeUse>,
-    /// With all connections.
-    pub connected: Vec<NodeUse>,
-    /// More resident memory at the first node than before the connections, a connection.
-    pub bytes_a_connection: u64,
+/// What a run was to be.
+pub(super) struct Shape {
+    pub(super) mode: Mode,
+    pub(super) load: u32,
+    pub(super) senders: u32,
+    pub(super) traffic: Traffic,
 }
 
-/// What one `fdatasync` takes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct DiskReport {
-    /// Bytes written before each.
-    pub write_bytes: usize,
-    /// Write and sync together.
-    pub sync: Latency,
-}
-
-/// The machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Machine {
-    /// The processor's name.
-    pub processor: String,
-    /// How many cores this process may use.
-    pub cores: usize,
-    /// Memory.
-    pub memory_bytes: u64,
-    /// Kernel release.
-    pub kernel: String,
-    /// Load average of the last minute when asked.
-    pub load_average: String,
-}
-
-impl Machine {
-    /// This one.
-    pub fn this() -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let field = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        };
-        let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
-        let kib = memory.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok());
+impl LoadReport {
+    /// Of a run that is over.
+    pub(super) fn of(shape: &Shape, counts: &Counts, window: Window, drained: Duration) -> Self {
+        let Traffic { over, mailboxes, content_bytes, time, .. } = shape.traffic;
+        let seconds = time.as_secs_f64();
+        let accepted = counts.accepted_measured.load(Ordering::Relaxed);
+        let delivered = counts.delivered_measured.load(Ordering::Relaxed);
+        let sum = |of: fn(&NodeUse) -> f64| window.nodes.iter().map(of).sum::<f64>();
+        let per_message = |a_second: f64| a_second * seconds / accepted.max(1) as f64;
         Self {
-            processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_bytes: kib.unwrap_or_default() * 1024,
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            load_average: read("/proc/loadavg").split_whitespace().next().unwrap_or("").to_owned(),
+            mode: shape.mode,
+            over,
+            load: shape.load,
+            senders: shape.senders,
+            mailboxes,
+            content_bytes,
+            seconds,
+            accepted,
+            accepted_per_second: accepted as f64 / seconds,
+            delivered_per_second: delivered as f64 / seconds,
+            refused: counts.refusals(),
+            out_of_order: counts.out_of_order.load(Ordering::Relaxed),
+            drain_seconds: drained.as_secs_f64(),
+            accept: counts.accept.summary(),
+            deliver: counts.deliver.summary(),
+            cores_a_node: sum(|node| node.cores) / window.nodes.len().max(1) as f64,
+            nodes_cpu_seconds_per_100k: per_message(sum(|node| node.cores)) * 100_000.0,
+            written_bytes_per_message: per_message(sum(|node| node.written_bytes_per_second)),
+            leadership: window.leadership,
+            generator: window.generator,
+            nodes: window.nodes,
         }
     }
+}
+
+/// The median, the upper one of an even number of values; not a number where there is none.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -183,22 +143,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_of_what_was_recorded() {
-        let times = Times::default();
-        for millis in 1..=100 {
-            times.record(Duration::from_millis(millis));
-        }
-        let latency = times.summary();
-        assert_eq!(latency.count, 100);
-        assert!((latency.p50_ms - 50.0).abs() < 0.1, "{latency:?}");
-        assert!((latency.p99_ms - 99.0).abs() < 0.1, "{latency:?}");
-        times.record(Duration::from_secs(3600));
-        assert!(times.summary().max_ms >= 59_000.0);
-    }
-
-    #[test]
-    fn the_machine_is_described() {
-        let machine = Machine::this();
-        assert!(machine.cores > 0 && machine.memory_bytes > 0 && !machine.kernel.is_empty());
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median([4.0, 1.0]), 4.0);
+        assert!(median([]).is_nan());
     }
 }

@@ -1,27 +1,65 @@
 //! The cluster under load: one that runs, or one of our own.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-use super::report::NodeUse;
-use crate::cluster::{LocalCluster, NodeInfo, Options, Usage, read_manifest, usage_of};
+use super::{
+    counts::Counts,
+    reign::{Leadership, Reign},
+    report::NodeUse,
+};
+use crate::{
+    cluster::{ClientPort, LocalCluster, NodeInfo, Options, Usage, read_manifest, usage_of},
+    wire::Door,
+};
+
+/// How long leaderships may take to be where they are to be after a start.
+pub(super) const WHOLE: Duration = Duration::from_secs(60);
+
+/// A fresh cluster, as it is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// Nodes.
+    pub nodes: u16,
+    /// Shards.
+    pub shards: u16,
+    /// What they speak with clients.
+    pub client: ClientPort,
+}
+
+impl Fresh {
+    /// What [`LocalCluster::start`] takes.
+    pub(super) fn options(&self, name: &'static str) -> Options {
+        let settings = vec![("HELIOGRAPH_CLUSTER__SHARDS".to_owned(), self.shards.to_string())];
+        Options { nodes: self.nodes, settings, client: self.client, ..Options::three(name) }
+    }
+}
 
 /// Where the load goes.
 #[derive(Debug)]
 pub struct Target {
     nodes: Vec<NodeInfo>,
+    doors: Vec<Door>,
     /// Ours, so that it lives as long as the measurement.
     _own: Option<LocalCluster>,
 }
 
 /// What everybody used when a measurement began.
 #[derive(Debug)]
-pub struct Mark {
+pub(super) struct Mark {
     at: Instant,
     own: Usage,
     nodes: Vec<Usage>,
+}
+
+/// What everybody used in the measured time, and who led.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) generator: NodeUse,
+    pub(super) nodes: Vec<NodeUse>,
+    pub(super) leadership: Leadership,
 }
 
 impl Target {
@@ -32,45 +70,41 @@ impl Target {
     pub fn running(directory: &Path) -> Result<Self> {
         let path = directory.join("cluster.json");
         let nodes = read_manifest(&path)?.context("no heliograph dev runs on that directory")?;
-        Ok(Self { nodes, _own: None })
+        let doors = nodes.iter().map(|node| Door::plain(node.http)).collect();
+        Ok(Self { nodes, doors, _own: None })
     }
 
-    /// A fresh cluster.
+    /// A fresh cluster whose leaders are where they are to be.
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn own(nodes: u16, shards: u16) -> Result<Self> {
-        let settings = vec![("HELIOGRAPH_CLUSTER__SHARDS".to_owned(), shards.to_string())];
-        let options = Options { nodes, settings, ..Options::three("load") };
-        let cluster = LocalCluster::start(options).await?;
-        Ok(Self { nodes: cluster.nodes().to_vec(), _own: Some(cluster) })
+    pub async fn fresh(fresh: &Fresh) -> Result<Self> {
+        let mut cluster = LocalCluster::start(fresh.options("load")).await?;
+        cluster.whole(WHOLE).await?;
+        Ok(Self { nodes: cluster.nodes().to_vec(), doors: cluster.doors(), _own: Some(cluster) })
     }
 
     /// Where the nodes serve clients.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(|node| node.http).collect()
+    pub(super) fn doors(&self) -> &[Door] {
+        &self.doors
     }
 
     /// Remembers what everybody has used so far.
-    ///
-    /// # Errors
-    /// When a node has ended.
-    pub fn mark(&self) -> Result<Mark> {
+    pub(super) fn mark(&self) -> Result<Mark> {
         let nodes = self.nodes.iter().map(|node| usage_of(node.pid)).collect::<Result<_>>()?;
         Ok(Mark { at: Instant::now(), own: usage_of(std::process::id())?, nodes })
     }
 
-    /// What everybody uses now, and has used of the processors since `mark`.
-    ///
-    /// # Errors
-    /// When a node has ended.
-    pub fn since(&self, mark: &Mark) -> Result<(NodeUse, Vec<NodeUse>)> {
-        let elapsed = mark.at.elapsed().max(Duration::from_millis(1));
+    /// What everybody uses now, and has used since `mark`.
+    pub(super) fn since(&self, mark: &Mark) -> Result<(NodeUse, Vec<NodeUse>)> {
+        let elapsed = mark.at.elapsed().max(Duration::from_millis(1)).as_secs_f64();
         let compare = |id, before: &Usage, now: Usage| NodeUse {
             id,
-            cores: (now.cpu.saturating_sub(before.cpu)).as_secs_f64() / elapsed.as_secs_f64(),
+            cores: now.cpu.saturating_sub(before.cpu).as_secs_f64() / elapsed,
             resident_bytes: now.resident_bytes,
             anonymous_bytes: now.anonymous_bytes,
+            written_bytes_per_second: now.written_bytes.saturating_sub(before.written_bytes) as f64
+                / elapsed,
         };
         let own = compare(0, &mark.own, usage_of(std::process::id())?);
         let mut nodes = Vec::new();
@@ -78,5 +112,26 @@ impl Target {
             nodes.push(compare(node.id, before, usage_of(node.pid)?));
         }
         Ok((own, nodes))
+    }
+
+    /// What every node uses now; what it has used is that of no time at all.
+    pub(super) fn now(&self) -> Result<Vec<NodeUse>> {
+        Ok(self.since(&self.mark()?)?.1)
+    }
+
+    /// Who leads now.
+    pub(super) async fn reign(&self) -> Result<Reign> {
+        Reign::of(&self.nodes, &self.doors).await
+    }
+
+    /// Waits for a run's measured time and tells what was used in it.
+    pub(super) async fn window(&self, counts: &Counts) -> Result<Window> {
+        sleep_until(counts.started + counts.measure_from).await;
+        let before = self.reign().await?;
+        let mark = self.mark()?;
+        sleep_until(counts.started + counts.measure_until).await;
+        let (generator, nodes) = self.since(&mark)?;
+        let leadership = before.changes(&self.reign().await?);
+        Ok(Window { generator, nodes, leadership })
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     checker::{self, Verdict, check},
-    cluster::{Clocks, Disks, LocalCluster, Options},
+    cluster::{ClientPort, Clocks, Disks, LocalCluster, Options},
     descriptors,
     faults::{Fault, Inflicted, Nemesis, clock, preload},
     history::{History, Moment, Recorder},
@@ -158,6 +158,7 @@ fn options(order: &Order) -> Options {
         },
         binary: Some(order.binary.clone()),
         settings,
+        client: ClientPort::Plain,
     }
 }
 

@@ -7,10 +7,38 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
-use super::WireError;
+use super::{Security, WireError};
 use crate::clock::unix_seconds;
+
+/// What the server answered, as it came.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The body.
+    pub bytes: Bytes,
+    is_json: bool,
+    date: Option<u64>,
+}
+
+impl Answer {
+    /// What it says.
+    ///
+    /// # Errors
+    /// When it is not the JSON that it claims to be.
+    pub fn read(self) -> Result<Reply, WireError> {
+        let body = if self.bytes.is_empty() {
+            Value::Null
+        } else if self.is_json {
+            serde_json::from_slice(&self.bytes).map_err(WireError::NotJson)?
+        } else {
+            Value::String(String::from_utf8_lossy(&self.bytes).into_owned())
+        };
+        Ok(Reply { status: self.status, body, date: self.date })
+    }
+}
 
 /// What the server answered.
 #[derive(Clone, Debug)]
@@ -40,14 +68,20 @@ impl Reply {
 #[derive(Debug)]
 pub struct Rest {
     node: SocketAddr,
+    security: Security,
     key: Option<String>,
     connection: Option<http1::SendRequest<Full<Bytes>>>,
 }
 
 impl Rest {
-    /// A client of `node`, not yet connected.
+    /// A client of `node`, without TLS, not yet connected.
     pub fn new(node: SocketAddr, key: Option<&str>) -> Self {
-        Self { node, key: key.map(str::to_owned), connection: None }
+        Self { node, security: Security::Plain, key: key.map(str::to_owned), connection: None }
+    }
+
+    /// The same, with what the node speaks.
+    pub fn secured(self, security: Security) -> Self {
+        Self { security, ..self }
     }
 
     /// Which node it talks to.
@@ -68,7 +102,29 @@ impl Rest {
     /// # Errors
     /// When no answer came within `deadline`; an answer with an error status is a [`Reply`].
     pub async fn get(&mut self, path: &str, deadline: Duration) -> Result<Reply, WireError> {
+        self.fetch(path, deadline).await?.read()
+    }
+
+    /// A GET whose answer is not looked into.
+    ///
+    /// # Errors
+    /// When no answer came within `deadline`.
+    pub async fn fetch(&mut self, path: &str, deadline: Duration) -> Result<Answer, WireError> {
         let request = self.request(Method::GET, path, None, unix_seconds());
+        self.call(request, deadline).await
+    }
+
+    /// A POST of a text that is JSON already; the answer is not looked into.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub async fn post_text(
+        &mut self,
+        path: &str,
+        body: String,
+        deadline: Duration,
+    ) -> Result<Answer, WireError> {
+        let request = self.request(Method::POST, path, Some(body), unix_seconds());
         self.call(request, deadline).await
     }
 
@@ -96,20 +152,20 @@ impl Rest {
         timestamp: u64,
         deadline: Duration,
     ) -> Result<Reply, WireError> {
-        let request = self.request(Method::POST, path, Some(body), timestamp);
-        self.call(request, deadline).await
+        let request = self.request(Method::POST, path, Some(body.to_string()), timestamp);
+        self.call(request, deadline).await?.read()
     }
 
     async fn call(
         &mut self,
         request: Request<Full<Bytes>>,
         deadline: Duration,
-    ) -> Result<Reply, WireError> {
+    ) -> Result<Answer, WireError> {
         // Taken out while in use: a call that is dropped or fails leaves no half-used connection.
         let mut connection = self.connection.take();
         let call = async {
             if connection.as_ref().is_none_or(http1::SendRequest::is_closed) {
-                connection = Some(connect(self.node).await?);
+                connection = Some(connect(self.node, &self.security).await?);
             }
             let connection = connection.as_mut().expect("it was made just before");
             // Not ready: the server closed the idle connection before anything was sent.
@@ -120,27 +176,20 @@ impl Rest {
             let answer = connection.send_request(request).await.map_err(WireError::Broken)?;
             let status = answer.status();
             let date = answer.headers().get(header::DATE).and_then(unix_seconds_of);
-            let json = answer.headers().get(header::CONTENT_TYPE).is_some_and(is_json);
+            let is_json = answer.headers().get(header::CONTENT_TYPE).is_some_and(is_json);
             let bytes = answer.into_body().collect().await.map_err(WireError::Broken)?.to_bytes();
-            let body = if bytes.is_empty() {
-                Value::Null
-            } else if json {
-                serde_json::from_slice(&bytes).map_err(WireError::NotJson)?
-            } else {
-                Value::String(String::from_utf8_lossy(&bytes).into_owned())
-            };
-            Ok::<_, WireError>(Reply { status, body, date })
+            Ok::<_, WireError>(Answer { status, bytes, is_json, date })
         };
-        let reply = timeout(deadline, call).await.map_err(|_| WireError::Timeout)??;
+        let answer = timeout(deadline, call).await.map_err(|_| WireError::Timeout)??;
         self.connection = connection;
-        Ok(reply)
+        Ok(answer)
     }
 
     fn request(
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        body: Option<String>,
         timestamp: u64,
     ) -> Request<Full<Bytes>> {
         let mut request = Request::builder()
@@ -155,7 +204,7 @@ impl Rest {
         let bytes = match body {
             Some(body) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
-                Bytes::from(body.to_string())
+                Bytes::from(body)
             }
             None => Bytes::new(),
         };
@@ -174,11 +223,13 @@ fn is_json(value: &header::HeaderValue) -> bool {
     essence.trim_ascii_end().ends_with(b"json")
 }
 
-async fn connect(node: SocketAddr) -> Result<http1::SendRequest<Full<Bytes>>, WireError> {
-    let stream = TcpStream::connect(node).await.map_err(WireError::NotConnected)?;
-    stream.set_nodelay(true).map_err(WireError::NotConnected)?;
+async fn connect(
+    node: SocketAddr,
+    security: &Security,
+) -> Result<http1::SendRequest<Full<Bytes>>, WireError> {
+    let line = security.connect(node, None).await.map_err(WireError::NotConnected)?;
     let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(WireError::Broken)?;
+        http1::handshake(TokioIo::new(line)).await.map_err(WireError::Broken)?;
     // Ends by itself when the sender is dropped or the server closes; its error shows in the call.
     tokio::spawn(connection);
     Ok(sender)

@@ -11,20 +11,19 @@ use futures_util::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{Message, Utf8Bytes, protocol::WebSocketConfig},
 };
 
-use super::WireError;
+use super::{Security, WireError, door::Line};
 
 /// Read buffer of a socket. The library's default of 128 KiB a socket would be what a measurement
 /// with 10,000 of them shows; a frame of the workload has less than 4 KiB.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// What [`Socket::feed_text`] may hold back; the library takes the memory only when it is needed.
+const WRITE_BUFFER_BYTES: usize = 32 * 1024;
 
 /// How a device acknowledges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,21 +35,23 @@ pub enum AckMode {
 }
 
 /// Where to connect.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Dial {
     /// The node.
     pub node: SocketAddr,
     /// The source address, `None` for the system's choice: more than 28,000 connections to one
     /// port need several.
     pub source: Option<IpAddr>,
+    /// Whether the node speaks TLS there.
+    pub security: Security,
     /// For connecting and authenticating together.
     pub deadline: Duration,
 }
 
 impl Dial {
-    /// From the system's choice of source address.
+    /// Without TLS, from the system's choice of source address.
     pub fn to(node: SocketAddr, deadline: Duration) -> Self {
-        Self { node, source: None, deadline }
+        Self { node, source: None, security: Security::Plain, deadline }
     }
 }
 
@@ -142,7 +143,7 @@ impl Frame {
 /// An authenticated WebSocket.
 #[derive(Debug)]
 pub struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Line>,
 }
 
 impl Socket {
@@ -152,6 +153,7 @@ impl Socket {
     /// When that does not succeed before the deadline; a refused key is
     /// [`WireError::Unexpected`] with the `auth_error`.
     pub async fn connect(dial: Dial, key: &str, mode: AckMode) -> Result<Self, WireError> {
+        let deadline = dial.deadline;
         let connect = async {
             let mut socket = Self::open(dial).await?;
             let mut auth = json!({"type": "auth", "token": key});
@@ -168,7 +170,7 @@ impl Socket {
                 }
             }
         };
-        timeout(dial.deadline, connect).await.map_err(|_| WireError::Timeout)?
+        timeout(deadline, connect).await.map_err(|_| WireError::Timeout)?
     }
 
     /// Connects without authenticating. The caller has the deadline.
@@ -176,14 +178,14 @@ impl Socket {
     /// # Errors
     /// When there is no connection or the upgrade is refused.
     pub async fn open(dial: Dial) -> Result<Self, WireError> {
-        let stream = tcp(dial).await.map_err(WireError::NotConnected)?;
-        stream.set_nodelay(true).map_err(WireError::NotConnected)?;
+        let line = dial.security.connect(dial.node, dial.source).await;
+        let line = line.map_err(WireError::NotConnected)?;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            // Written at once: what is timed is the relay, not this buffer.
-            .write_buffer_size(0);
+            .write_buffer_size(WRITE_BUFFER_BYTES);
+        // The connection is made: what the address says of TLS does not matter any more.
         let uri = format!("ws://{}/ws", dial.node);
-        let (stream, _) = client_async_with_config(uri, stream, Some(config)).await?;
+        let (stream, _) = client_async_with_config(uri, line, Some(config)).await?;
         Ok(Self { stream })
     }
 
@@ -201,6 +203,22 @@ impl Socket {
     /// When the connection is gone.
     pub async fn send_text(&mut self, text: String) -> Result<(), WireError> {
         Ok(self.stream.send(Message::text(text)).await?)
+    }
+
+    /// Takes a text that may be anything, to be written by [`Self::flush`] at the latest.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn feed_text(&mut self, text: String) -> Result<(), WireError> {
+        Ok(self.stream.feed(Message::text(text)).await?)
+    }
+
+    /// Writes what was taken and not yet written.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn flush(&mut self) -> Result<(), WireError> {
+        Ok(self.stream.flush().await?)
     }
 
     /// The next JSON frame; Pings are answered meanwhile. Safe to drop.
@@ -229,23 +247,31 @@ impl Socket {
 /// The sending half.
 #[derive(Debug)]
 pub struct SocketWriter {
-    sink: SplitSink<WebSocketStream<TcpStream>, Message>,
+    sink: SplitSink<WebSocketStream<Line>, Message>,
 }
 
 impl SocketWriter {
-    /// Sends a frame that is JSON already.
+    /// As [`Socket::feed_text`].
     ///
     /// # Errors
     /// When the connection is gone.
-    pub async fn send_text(&mut self, text: String) -> Result<(), WireError> {
-        Ok(self.sink.send(Message::text(text)).await?)
+    pub async fn feed_text(&mut self, text: String) -> Result<(), WireError> {
+        Ok(self.sink.feed(Message::text(text)).await?)
+    }
+
+    /// As [`Socket::flush`].
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn flush(&mut self) -> Result<(), WireError> {
+        Ok(self.sink.flush().await?)
     }
 }
 
 /// The receiving half.
 #[derive(Debug)]
 pub struct SocketReader {
-    stream: SplitStream<WebSocketStream<TcpStream>>,
+    stream: SplitStream<WebSocketStream<Line>>,
 }
 
 impl SocketReader {
@@ -273,16 +299,6 @@ where
             None => return Err(WireError::Closed { code: None }),
         }
     }
-}
-
-async fn tcp(dial: Dial) -> std::io::Result<TcpStream> {
-    let Some(source) = dial.source else { return TcpStream::connect(dial.node).await };
-    let socket = match dial.node {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.bind(SocketAddr::new(source, 0))?;
-    socket.connect(dial.node).await
 }
 
 #[cfg(test)]
