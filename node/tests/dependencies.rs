@@ -97,3 +97,15 @@ fn what_is_not_allowed_is_found() {
     let git = "git+https://example.org/a";
     assert_eq!(found("a", git, Some("MIT")).unwrap(), format!("a comes from {git}"));
 }
+
+/// The crate of that name on the registry takes 26 MiB of every node.
+#[test]
+fn the_histogram_of_raft_is_our_own() {
+    let packages = packages();
+    let sources: Vec<_> = packages
+        .iter()
+        .filter(|package| package["name"] == "base2histogram")
+        .map(|package| &package["source"])
+        .collect();
+    assert_eq!(sources, [&Value::Null]);
+}
