@@ -76,9 +76,11 @@ struct Lease {
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     nodes: BTreeMap<NodeId, Lease>,
-    by_mailbox: BTreeMap<MailboxKey, BTreeSet<SubscriptionId>>,
+    // Flat: nearly every mailbox has one subscription and every key one holder, and a set for each
+    // would take five times as much.
+    by_mailbox: BTreeSet<(MailboxKey, SubscriptionId)>,
     /// Who may honour a key, and whose it is.
-    by_key: BTreeMap<(Slot, u64), (MailboxKey, BTreeSet<NodeId>)>,
+    by_key: BTreeMap<(Slot, u64, NodeId), MailboxKey>,
 }
 
 impl Leases {
@@ -175,7 +177,7 @@ impl Leases {
         };
         lease.subscriptions.insert(id.number, subscription);
         lease.unsettled.remove(&id.number);
-        self.by_mailbox.entry(mailbox).or_default().insert(id);
+        self.by_mailbox.insert((mailbox, id));
         Holding::New
     }
 
@@ -184,7 +186,7 @@ impl Leases {
         let lease = self.nodes.get_mut(&NodeId(id.node))?;
         let subscription = lease.subscriptions.remove(&id.number)?;
         lease.unsettled.remove(&id.number);
-        self.forget_place(id, &subscription.mailbox);
+        self.by_mailbox.remove(&(subscription.mailbox, id));
         Some(held(id, &subscription))
     }
 
@@ -208,12 +210,12 @@ impl Leases {
     /// Notes that a mailbox's actor ended: its holders have to subscribe again. Answers them.
     pub(crate) fn mailbox_ended(&mut self, mailbox: &MailboxKey) -> Vec<Held> {
         let mut broken = Vec::new();
-        for id in self.by_mailbox.get(mailbox).into_iter().flatten() {
+        for id in ids_of(&self.by_mailbox, mailbox) {
             let Some(lease) = self.nodes.get_mut(&NodeId(id.node)) else { continue };
             let Some(subscription) = lease.subscriptions.get_mut(&id.number) else { continue };
             subscription.is_broken = true;
             lease.unsettled.insert(id.number);
-            broken.push(held(*id, subscription));
+            broken.push(held(id, subscription));
         }
         broken
     }
@@ -236,7 +238,7 @@ impl Leases {
         for held in &ended {
             self.release(held.id);
         }
-        self.by_key.retain(|(slot, _), _| !is_of_shard(*slot));
+        self.by_key.retain(|(slot, ..), _| !is_of_shard(*slot));
         for lease in self.nodes.values_mut() {
             lease.keys.retain(|(slot, _)| !is_of_shard(*slot));
         }
@@ -245,8 +247,7 @@ impl Leases {
 
     /// The nodes that hold connections of a device.
     pub(crate) fn nodes_of(&self, mailbox: &MailboxKey) -> BTreeSet<NodeId> {
-        let ids = self.by_mailbox.get(mailbox).into_iter().flatten();
-        ids.map(|id| NodeId(id.node)).collect()
+        ids_of(&self.by_mailbox, mailbox).map(|id| NodeId(id.node)).collect()
     }
 
     /// Puts a key under the node's lease; answers the lease, or `None` where there is no room.
@@ -262,9 +263,7 @@ impl Leases {
             return None;
         }
         lease.keys.insert((slot, key_id));
-        let (_, holders) =
-            self.by_key.entry((slot, key_id)).or_insert_with(|| (mailbox, BTreeSet::new()));
-        holders.insert(node);
+        self.by_key.insert((slot, key_id, node), mailbox);
         Some(lease.id)
     }
 
@@ -275,33 +274,33 @@ impl Leases {
         mailbox: &MailboxKey,
         key_id: Option<u64>,
     ) -> BTreeMap<NodeId, u64> {
-        let slot = mailbox.slot();
-        let (from, to) = match key_id {
-            Some(key_id) => ((slot, key_id), (slot, key_id)),
-            None => ((slot, 0), (slot, u64::MAX)),
-        };
-        let keys = self.by_key.range(from..=to).filter(|(_, (owner, _))| owner == mailbox);
         let mut nodes = self.nodes_of(mailbox);
-        nodes.extend(keys.flat_map(|(_, (_, nodes))| nodes));
+        nodes.extend(self.keys_of(mailbox, key_id).map(|(_, _, node)| node));
         let lease = |node: NodeId| self.nodes.get(&node).map(|lease| (node, lease.id));
         nodes.into_iter().filter_map(lease).collect()
     }
 
     /// Takes revoked keys of a device from a node's lease.
     pub(crate) fn release_keys(&mut self, node: NodeId, mailbox: &MailboxKey, key_id: Option<u64>) {
-        let slot = mailbox.slot();
-        let owned: Vec<_> = self
-            .by_key
-            .range((slot, 0)..=(slot, u64::MAX))
-            .filter(|((_, id), (owner, _))| owner == mailbox && key_id.is_none_or(|one| one == *id))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in owned {
+        let owned: Vec<_> = self.keys_of(mailbox, key_id).collect();
+        for (slot, id, _) in owned.into_iter().filter(|(_, _, holder)| *holder == node) {
             if let Some(lease) = self.nodes.get_mut(&node) {
-                lease.keys.remove(&key);
+                lease.keys.remove(&(slot, id));
             }
-            self.forget_holder(key, node);
+            self.by_key.remove(&(slot, id, node));
         }
+    }
+
+    /// Who may honour a key of a device, or any of its keys for `None`.
+    fn keys_of(
+        &self,
+        mailbox: &MailboxKey,
+        key_id: Option<u64>,
+    ) -> impl Iterator<Item = (Slot, u64, NodeId)> {
+        let slot = mailbox.slot();
+        let (least, greatest) = key_id.map_or((0, u64::MAX), |key_id| (key_id, key_id));
+        let range = (slot, least, NodeId(0))..=(slot, greatest, NodeId(u16::MAX));
+        self.by_key.range(range).filter(move |(_, owner)| *owner == mailbox).map(|(key, _)| *key)
     }
 
     /// Whether lease `id` still lives; one that does not is not honoured by its holder either.
@@ -324,35 +323,27 @@ impl Leases {
     /// Ends a node's lease; answers its subscriptions.
     fn end(&mut self, node: NodeId) -> Vec<Held> {
         let Some(lease) = self.nodes.remove(&node) else { return Vec::new() };
-        for key in &lease.keys {
-            self.forget_holder(*key, node);
+        for (slot, key_id) in &lease.keys {
+            self.by_key.remove(&(*slot, *key_id, node));
         }
         let mut ended = Vec::with_capacity(lease.subscriptions.len());
         for (number, subscription) in &lease.subscriptions {
             let id = SubscriptionId { node: node.0, number: *number };
-            self.forget_place(id, &subscription.mailbox);
+            self.by_mailbox.remove(&(subscription.mailbox, id));
             ended.push(held(id, subscription));
         }
         ended
     }
+}
 
-    fn forget_place(&mut self, id: SubscriptionId, mailbox: &MailboxKey) {
-        if let Some(ids) = self.by_mailbox.get_mut(mailbox) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_mailbox.remove(mailbox);
-            }
-        }
-    }
-
-    fn forget_holder(&mut self, key: (Slot, u64), node: NodeId) {
-        if let Some((_, holders)) = self.by_key.get_mut(&key) {
-            holders.remove(&node);
-            if holders.is_empty() {
-                self.by_key.remove(&key);
-            }
-        }
-    }
+/// The subscriptions of a mailbox.
+fn ids_of(
+    by_mailbox: &BTreeSet<(MailboxKey, SubscriptionId)>,
+    mailbox: &MailboxKey,
+) -> impl Iterator<Item = SubscriptionId> {
+    let least = SubscriptionId { node: 0, number: 0 };
+    let greatest = SubscriptionId { node: u16::MAX, number: u64::MAX };
+    by_mailbox.range((*mailbox, least)..=(*mailbox, greatest)).map(|(_, id)| *id)
 }
 
 fn held(id: SubscriptionId, subscription: &Subscription) -> Held {

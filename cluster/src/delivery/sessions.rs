@@ -72,7 +72,8 @@ impl SessionEntry {
 #[derive(Default)]
 struct Registry {
     by_number: BTreeMap<u64, Arc<SessionEntry>>,
-    by_mailbox: BTreeMap<MailboxKey, BTreeSet<u64>>,
+    /// Flat: nearly every mailbox has one connection.
+    by_mailbox: BTreeSet<(MailboxKey, u64)>,
 }
 
 /// What sessions work with.
@@ -161,7 +162,7 @@ impl Sessions {
             is_closed: AtomicBool::new(false),
         });
         let mut registry = self.registry.write();
-        registry.by_mailbox.entry(mailbox).or_default().insert(entry.number);
+        registry.by_mailbox.insert((mailbox, entry.number));
         registry.by_number.insert(entry.number, Arc::clone(&entry));
         ::metrics::gauge!(metrics::SESSIONS).set(registry.by_number.len() as f64);
         drop(registry);
@@ -347,8 +348,8 @@ impl Sessions {
 
     fn of_mailbox(&self, mailbox: &MailboxKey) -> Vec<Arc<SessionEntry>> {
         let registry = self.registry.read();
-        let numbers = registry.by_mailbox.get(mailbox).into_iter().flatten();
-        numbers.filter_map(|number| registry.by_number.get(number).cloned()).collect()
+        let numbers = registry.by_mailbox.range((*mailbox, 0)..=(*mailbox, u64::MAX));
+        numbers.filter_map(|(_, number)| registry.by_number.get(number).cloned()).collect()
     }
 
     fn forget(&self, entry: &SessionEntry) {
@@ -356,12 +357,7 @@ impl Sessions {
         if registry.by_number.remove(&entry.number).is_none() {
             return;
         }
-        if let Some(numbers) = registry.by_mailbox.get_mut(&entry.mailbox) {
-            numbers.remove(&entry.number);
-            if numbers.is_empty() {
-                registry.by_mailbox.remove(&entry.mailbox);
-            }
-        }
+        registry.by_mailbox.remove(&(entry.mailbox, entry.number));
         ::metrics::gauge!(metrics::SESSIONS).set(registry.by_number.len() as f64);
     }
 
