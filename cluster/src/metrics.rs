@@ -42,6 +42,8 @@ pub(crate) const TARGETS_TOTAL: &str = "heliograph_cluster_targets_total";
 
 /// Mailbox actors that run on this node.
 pub(crate) const MAILBOX_ACTORS: &str = "heliograph_cluster_mailbox_actors";
+/// Mailboxes led by this node that somebody listens to, or asked for lately: actors, and at rest.
+pub(crate) const MAILBOXES: &str = "heliograph_cluster_mailboxes";
 /// Connections whose mailboxes are subscribed from this node.
 pub(crate) const SESSIONS: &str = "heliograph_cluster_sessions";
 /// Messages handed to connections of this node.

@@ -1,5 +1,6 @@
-//! The mailbox actor: runs a [`Delivery`] on the shard's leader while somebody listens to the
-//! mailbox. Owned by [`crate::delivery`]'s registry, supervised by its supervisor.
+//! The mailbox actor: runs a [`Delivery`] on the shard's leader while something happens to a mailbox
+//! that is listened to; in between the mailbox rests ([`super::mailbox_rest`]). Owned by
+//! [`crate::delivery`]'s registry, supervised by its supervisor.
 //!
 //! Everything reaches it through a bounded inbox; its ractor mailbox holds at most one
 //! [`MailboxMessage::Wake`], one [`MailboxMessage::Idle`] and one [`MailboxMessage::Retry`]. It
@@ -15,17 +16,21 @@ use std::{
 use heliograph_storage as storage;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::mailbox_handle::{Fetching, MailboxEvent, MailboxHandle, Waits};
+use super::{
+    mailbox_handle::{Fetching, MailboxEvent, MailboxHandle, Waits},
+    mailbox_rest::{MailboxRest, Numbered},
+};
 use crate::{
     AckItem, Role, ShardHandle,
     delivery::wire::{Deliver, Parcel, Place, UpdateResult},
     machine::{Delivery, DeliveryLimits, Found, Input, Output, SubscriptionId, queries},
+    metrics,
     model::{MailboxKey, Message},
     raft::offload::offload,
 };
 
-/// A mailbox nobody subscribes to is put to rest after this long without a request: a REST client
-/// reads and acknowledges within it.
+/// An actor ends after this long without an event, if nothing is under way: a REST client reads and
+/// acknowledges within it, and whoever gets a message every few seconds keeps the actor.
 const IDLE: Duration = Duration::from_secs(10);
 /// How often an actor without a licence looks whether it has one again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -42,13 +47,15 @@ pub(crate) trait MailboxHost: Send + Sync + 'static {
     fn dropped(&self, id: SubscriptionId, generation: u32);
     /// The actor ends by itself: nobody listens, or its licence is over.
     fn passivated(&self, handle: &Arc<MailboxHandle>);
+    /// Something happens to a mailbox at rest: starts an actor for it.
+    fn wake(&self, handle: &Arc<MailboxHandle>, rest: Box<MailboxRest>);
 }
 
 /// What a mailbox actor is told.
 pub(crate) enum MailboxMessage {
     /// There is something in the inbox.
     Wake,
-    /// Look whether somebody listens.
+    /// Look whether anything happened lately.
     Idle,
     /// Look whether there is a licence to act.
     Retry,
@@ -62,11 +69,8 @@ pub(crate) struct MailboxArguments {
     pub(crate) handle: Arc<MailboxHandle>,
     pub(crate) shard: ShardHandle,
     pub(crate) host: Arc<dyn MailboxHost>,
-}
-
-struct Numbered {
-    generation: u32,
-    delivery_no: u64,
+    /// What the mailbox was, where it rested before.
+    pub(crate) rest: Option<Box<MailboxRest>>,
 }
 
 pub(crate) struct MailboxState {
@@ -81,6 +85,9 @@ pub(crate) struct MailboxState {
     idles: bool,
     /// Whether anything happened since it was sent.
     is_used: bool,
+    /// Whether anything happened but comings and goings of connections. One that only greeted
+    /// does not wait for more: most of those that connect have nothing to get.
+    has_worked: bool,
 }
 
 /// Why a mailbox actor failed: its supervisor ends the mailbox's subscriptions, and their nodes
@@ -101,16 +108,7 @@ impl Actor for MailboxActor {
         _myself: ActorRef<MailboxMessage>,
         arguments: MailboxArguments,
     ) -> Result<MailboxState, ActorProcessingErr> {
-        Ok(MailboxState {
-            handle: arguments.handle,
-            shard: arguments.shard,
-            host: arguments.host,
-            delivery: None,
-            subscriptions: BTreeMap::new(),
-            waiters: VecDeque::new(),
-            idles: false,
-            is_used: false,
-        })
+        Ok(MailboxState::new(arguments))
     }
 
     async fn handle(
@@ -123,7 +121,11 @@ impl Actor for MailboxActor {
             MailboxMessage::Wake | MailboxMessage::Retry => match state.licence() {
                 Licence::Given => {
                     state.work().await?;
-                    state.handle.rest();
+                    state.handle.batch_done();
+                    if !state.has_worked && state.ends() {
+                        myself.stop(None);
+                        return Ok(());
+                    }
                 }
                 Licence::Awaited => {
                     myself.send_after(RETRY, || MailboxMessage::Retry);
@@ -136,14 +138,13 @@ impl Actor for MailboxActor {
             },
             MailboxMessage::Idle => {
                 state.idles = false;
-                if !state.is_used && state.is_idle() && state.handle.close_if_empty() {
-                    state.host.passivated(&state.handle);
+                if !state.is_used && state.ends() {
                     myself.stop(None);
                     return Ok(());
                 }
             }
         }
-        if !state.idles && state.is_idle() {
+        if !state.idles {
             state.idles = true;
             state.is_used = false;
             myself.send_after(IDLE, || MailboxMessage::Idle);
@@ -159,6 +160,23 @@ enum Licence {
 }
 
 impl MailboxState {
+    fn new(arguments: MailboxArguments) -> Self {
+        ::metrics::gauge!(metrics::MAILBOX_ACTORS).increment(1.0);
+        let wake = |rest: &MailboxRest| Delivery::wake(DeliveryLimits::default(), &rest.delivery);
+        let rest = arguments.rest.as_deref();
+        Self {
+            delivery: rest.map(wake),
+            subscriptions: rest.into_iter().flat_map(|rest| rest.subscriptions.to_vec()).collect(),
+            handle: arguments.handle,
+            shard: arguments.shard,
+            host: arguments.host,
+            waiters: VecDeque::new(),
+            idles: false,
+            is_used: false,
+            has_worked: false,
+        }
+    }
+
     fn licence(&self) -> Licence {
         let fence = self.handle.fence;
         if self.shard.fence() == Some(fence) {
@@ -176,9 +194,31 @@ impl MailboxState {
         self.subscriptions.is_empty() && self.waiters.is_empty()
     }
 
+    /// Puts the mailbox to rest where nothing is under way, and forgets it where nobody listens.
+    /// Answers whether the actor is to end.
+    fn ends(&mut self) -> bool {
+        if self.is_idle() {
+            let ends = self.handle.close_if_empty();
+            if ends {
+                self.host.passivated(&self.handle);
+            }
+            return ends;
+        }
+        let delivery = self.delivery.as_ref().and_then(Delivery::rest);
+        let Some(delivery) = delivery.filter(|_| self.waiters.is_empty()) else { return false };
+        self.handle.rest(MailboxRest {
+            shard: self.shard.clone(),
+            host: Arc::clone(&self.host),
+            delivery,
+            subscriptions: self.subscriptions.iter().map(|(id, known)| (*id, *known)).collect(),
+        })
+    }
+
     async fn work(&mut self) -> Result<(), MailboxFailure> {
         for event in self.handle.take() {
             self.is_used = true;
+            self.has_worked |=
+                !matches!(event, MailboxEvent::Subscribe { .. } | MailboxEvent::Unsubscribe(_));
             self.event(event).await?;
         }
         Ok(())
@@ -368,6 +408,12 @@ impl MailboxState {
         places.sort_unstable();
         places.dedup();
         Ok(places)
+    }
+}
+
+impl Drop for MailboxState {
+    fn drop(&mut self) {
+        ::metrics::gauge!(metrics::MAILBOX_ACTORS).decrement(1.0);
     }
 }
 

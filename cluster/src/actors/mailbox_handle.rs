@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use super::mailbox::MailboxMessage;
+use super::{mailbox::MailboxMessage, mailbox_rest::MailboxRest};
 use crate::{
     AckItem, Fence, Window,
     delivery::wire::{Place, UpdateResult},
@@ -108,6 +108,8 @@ struct Inbox {
     /// A wake is under way, or the actor works.
     is_awake: bool,
     actor: Option<ActorRef<MailboxMessage>>,
+    /// What the mailbox is while it has no actor; the next event starts one.
+    rest: Option<Box<MailboxRest>>,
 }
 
 /// A mailbox actor's address.
@@ -126,13 +128,20 @@ impl MailboxHandle {
     /// Gives the handle its actor, right after that was started.
     pub(crate) fn attach(&self, actor: ActorRef<MailboxMessage>) {
         let mut inbox = self.inbox.lock();
+        if inbox.is_closed {
+            actor.stop(None);
+            return;
+        }
         inbox.is_awake = true;
         inbox.actor = Some(actor);
         inbox.wake();
     }
 
-    /// Puts an event into the inbox, and hands it back when it cannot.
-    pub(crate) fn push(&self, event: MailboxEvent) -> Result<(), (Refusal, Box<MailboxEvent>)> {
+    /// Puts an event into the inbox, and hands it back when it cannot. A mailbox at rest is woken.
+    pub(crate) fn push(
+        self: &Arc<Self>,
+        event: MailboxEvent,
+    ) -> Result<(), (Refusal, Box<MailboxEvent>)> {
         let mut inbox = self.inbox.lock();
         if inbox.is_closed {
             return Err((Refusal::Closed, Box::new(event)));
@@ -145,6 +154,12 @@ impl MailboxHandle {
             inbox.is_awake = true;
             inbox.wake();
         }
+        // What comes until the new actor is attached waits in the inbox.
+        let rest = inbox.rest.take();
+        drop(inbox);
+        if let Some(rest) = rest {
+            rest.wake(self);
+        }
         Ok(())
     }
 
@@ -153,9 +168,16 @@ impl MailboxHandle {
         let mut inbox = self.inbox.lock();
         inbox.is_closed = true;
         inbox.events.clear();
+        inbox.rest = None;
         if let Some(actor) = inbox.actor.take() {
             actor.stop(None);
         }
+    }
+
+    /// Whether it has no actor and needs none until something happens.
+    #[cfg(test)]
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.inbox.lock().rest.is_some()
     }
 
     /// The actor's id, while it runs.
@@ -172,13 +194,24 @@ impl MailboxHandle {
     }
 
     /// After a batch: wakes again if there is more.
-    pub(super) fn rest(&self) {
+    pub(super) fn batch_done(&self) {
         let mut inbox = self.inbox.lock();
         if inbox.events.is_empty() {
             inbox.is_awake = false;
         } else {
             inbox.wake();
         }
+    }
+
+    /// Takes what the mailbox is from its actor, which then ends, unless something came meanwhile.
+    pub(super) fn rest(&self, rest: MailboxRest) -> bool {
+        let mut inbox = self.inbox.lock();
+        if inbox.is_closed || inbox.is_awake || !inbox.events.is_empty() {
+            return false;
+        }
+        inbox.rest = Some(Box::new(rest));
+        inbox.actor = None;
+        true
     }
 
     /// Closes the inbox, unless something came meanwhile.

@@ -8,6 +8,7 @@ pub(crate) mod election;
 pub(crate) mod keys;
 pub(crate) mod mailbox;
 pub(crate) mod mailbox_handle;
+pub(crate) mod mailbox_rest;
 pub(crate) mod node;
 pub(crate) mod pulse;
 pub(crate) mod reconciler;

@@ -1,5 +1,6 @@
-//! The mailbox actors of this node: started when somebody asks for a mailbox that this node leads,
-//! found by mailbox, ended with the leadership. Their supervisor is an actor too.
+//! The mailboxes led by this node that somebody asked for: each an actor, or at rest. Actors are
+//! started when something happens, found by mailbox, ended with the leadership. Their supervisor is
+//! an actor too.
 
 use std::{
     collections::BTreeMap,
@@ -7,23 +8,22 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use ractor::{
-    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent,
-};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
 
 use crate::{
     Fence, ShardHandle,
     actors::{
         mailbox::{MailboxActor, MailboxArguments, MailboxHost},
         mailbox_handle::{MailboxEvent, MailboxHandle, Refusal},
+        mailbox_rest::MailboxRest,
     },
     metrics,
     model::{MailboxKey, ShardId},
 };
 
-/// Mailbox actors of a node; past it a request for a further one is refused as overloaded. Ten
-/// times the connections a node is sized for.
-const ACTORS_MAX: usize = 200_000;
+/// Mailboxes of a node, actors and those at rest; past it a request for a further one is refused as
+/// overloaded. Ten times the connections a node is sized for.
+const MAILBOXES_MAX: usize = 200_000;
 
 /// Hears of actors that failed.
 pub(crate) trait MailboxWatcher: Send + Sync + 'static {
@@ -34,7 +34,7 @@ pub(crate) trait MailboxWatcher: Send + Sync + 'static {
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Mailboxes {
-    actors: RwLock<BTreeMap<MailboxKey, Arc<MailboxHandle>>>,
+    known: RwLock<BTreeMap<MailboxKey, Arc<MailboxHandle>>>,
     supervisor: OnceLock<ActorRef<()>>,
 }
 
@@ -50,7 +50,7 @@ impl Mailboxes {
 
     /// Ends all actors and the supervisor.
     pub(crate) fn stop(&self) {
-        for handle in std::mem::take(&mut *self.actors.write()).into_values() {
+        for handle in std::mem::take(&mut *self.known.write()).into_values() {
             handle.close();
         }
         if let Some(supervisor) = self.supervisor.get() {
@@ -86,34 +86,49 @@ impl Mailboxes {
 
     /// The mailbox's actor, if there is one.
     pub(crate) fn find(&self, mailbox: &MailboxKey) -> Option<Arc<MailboxHandle>> {
-        self.actors.read().get(mailbox).cloned()
+        self.known.read().get(mailbox).cloned()
     }
 
     /// The mailbox whose actor this is.
     pub(crate) fn find_by_actor(&self, actor: ActorId) -> Option<Arc<MailboxHandle>> {
-        let actors = self.actors.read();
-        actors.values().find(|handle| handle.actor_id() == Some(actor)).cloned()
+        let mailboxes = self.known.read();
+        mailboxes.values().find(|handle| handle.actor_id() == Some(actor)).cloned()
     }
 
-    /// Forgets an actor.
+    /// Forgets a mailbox.
     pub(crate) fn remove(&self, handle: &Arc<MailboxHandle>) {
-        let mut actors = self.actors.write();
-        if actors.get(&handle.mailbox).is_some_and(|known| Arc::ptr_eq(known, handle)) {
-            actors.remove(&handle.mailbox);
-            ::metrics::gauge!(metrics::MAILBOX_ACTORS).set(actors.len() as f64);
+        let mut mailboxes = self.known.write();
+        if mailboxes.get(&handle.mailbox).is_some_and(|known| Arc::ptr_eq(known, handle)) {
+            mailboxes.remove(&handle.mailbox);
+            ::metrics::gauge!(metrics::MAILBOXES).set(mailboxes.len() as f64);
         }
     }
 
-    /// Ends the actors of a shard that act under another licence than `fence`.
+    /// Starts an actor for a mailbox that rested.
+    pub(crate) fn wake(&self, handle: &Arc<MailboxHandle>, rest: Box<MailboxRest>) {
+        let (shard, host) = (rest.shard.clone(), Arc::clone(&rest.host));
+        let arguments =
+            MailboxArguments { handle: Arc::clone(handle), shard, host, rest: Some(rest) };
+        match self.supervisor.get() {
+            Some(supervisor) => start(supervisor, arguments),
+            // Never started, so nothing ever came to rest.
+            None => handle.close(),
+        }
+    }
+
+    /// Ends the mailboxes of a shard that are held under another licence than `fence`.
     pub(crate) fn end_shard(&self, shard: ShardId, fence: Option<Fence>) {
         let mut ended = Vec::new();
-        self.actors.write().retain(|_, handle| {
+        let mut mailboxes = self.known.write();
+        mailboxes.retain(|_, handle| {
             let stays = handle.fence.shard != shard || Some(handle.fence) == fence;
             if !stays {
                 ended.push(Arc::clone(handle));
             }
             stays
         });
+        ::metrics::gauge!(metrics::MAILBOXES).set(mailboxes.len() as f64);
+        drop(mailboxes);
         for handle in ended {
             handle.close();
         }
@@ -132,8 +147,8 @@ impl Mailboxes {
             return Ok(known);
         }
         let Some(supervisor) = self.supervisor.get() else { return Err(Refusal::Closed) };
-        let mut actors = self.actors.write();
-        if let Some(known) = actors.get(&mailbox) {
+        let mut mailboxes = self.known.write();
+        if let Some(known) = mailboxes.get(&mailbox) {
             if known.fence.term > fence.term {
                 return Err(Refusal::Closed);
             }
@@ -141,7 +156,7 @@ impl Mailboxes {
                 return Ok(Arc::clone(known));
             }
             known.close();
-        } else if actors.len() >= ACTORS_MAX {
+        } else if mailboxes.len() >= MAILBOXES_MAX {
             return Err(Refusal::Full);
         }
         let handle = Arc::new(MailboxHandle::new(mailbox, fence));
@@ -149,15 +164,20 @@ impl Mailboxes {
             handle: Arc::clone(&handle),
             shard: shard.clone(),
             host: Arc::clone(host),
+            rest: None,
         };
-        let supervisor: ActorCell = supervisor.get_cell();
-        let spawned = ActorRuntime::spawn_linked_instant(None, MailboxActor, arguments, supervisor);
-        let (actor, _) = spawned.expect("an actor without a name can always be started");
-        handle.attach(actor);
-        actors.insert(mailbox, Arc::clone(&handle));
-        ::metrics::gauge!(metrics::MAILBOX_ACTORS).set(actors.len() as f64);
+        start(supervisor, arguments);
+        mailboxes.insert(mailbox, Arc::clone(&handle));
+        ::metrics::gauge!(metrics::MAILBOXES).set(mailboxes.len() as f64);
         Ok(handle)
     }
+}
+
+fn start(supervisor: &ActorRef<()>, arguments: MailboxArguments) {
+    let (handle, supervisor) = (Arc::clone(&arguments.handle), supervisor.get_cell());
+    let spawned = ActorRuntime::spawn_linked_instant(None, MailboxActor, arguments, supervisor);
+    let (actor, _) = spawned.expect("an actor without a name can always be started");
+    handle.attach(actor);
 }
 
 struct MailboxSupervisor;

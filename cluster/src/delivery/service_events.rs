@@ -14,6 +14,7 @@ use crate::{
     actors::{
         mailbox::MailboxHost,
         mailbox_handle::{MailboxEvent, MailboxHandle, Refusal},
+        mailbox_rest::MailboxRest,
     },
     machine::{Effect, SubscriptionId},
     model::ShardId,
@@ -42,6 +43,10 @@ impl MailboxHost for Service {
 
     fn passivated(&self, handle: &Arc<MailboxHandle>) {
         self.mailboxes.remove(handle);
+    }
+
+    fn wake(&self, handle: &Arc<MailboxHandle>, rest: Box<MailboxRest>) {
+        self.mailboxes.wake(handle, rest);
     }
 }
 

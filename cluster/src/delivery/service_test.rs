@@ -241,6 +241,37 @@ impl Bench {
         }
     }
 
+    /// The connection writes and acknowledges messages.
+    async fn update(&self, generation: u32, seqs: &[u64]) -> UpdateResult {
+        let places: Vec<_> = seqs.iter().map(|seq| (Priority::Normal, *seq)).collect();
+        let entry = UpdateEntry { number: 1, generation, written: places.clone(), acked: places };
+        let request =
+            RelayRequest::Update { shard: SHARD, entries: vec![entry], ended: Vec::new() };
+        match self.ask(request).await {
+            RelayAnswer::Updated(results) => results[0],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rests(&self) -> bool {
+        self.service.mailboxes.find(&self.mailbox).is_some_and(|handle| handle.is_at_rest())
+    }
+
+    /// The numbers of deliveries and of the messages in them.
+    async fn settled_deliveries(&self) -> Vec<(u64, Vec<u64>)> {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let deliveries = self.told.0.lock().split_off(0).into_iter().map(|notice| match notice {
+            RelayNotice::Deliver(Deliver { delivery_no, parcel, .. }) => match parcel {
+                Parcel::Messages(messages) => {
+                    (delivery_no, messages.iter().map(|message| message.seq).collect())
+                }
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        });
+        deliveries.collect()
+    }
+
     /// What connections are told once the actors have done what there is to do.
     async fn settled(&self) -> (Vec<u64>, usize) {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -333,6 +364,68 @@ async fn an_actor_that_cannot_keep_up_starts_anew() {
     assert_eq!(bench.settled().await, (vec![], 1));
     bench.subscribe(2, KEY_ID).await;
     assert_eq!(bench.settled().await, ((1..=100).collect(), 0), "a window's worth");
+}
+
+/// Longer than an actor waits for more.
+const QUIET: Duration = Duration::from_secs(30);
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_only_listens_has_no_actor_and_misses_nothing() {
+    let bench = Bench::new().await;
+    bench.subscribe(1, KEY_ID).await;
+    assert_eq!(bench.settled().await, (vec![], 0));
+    assert!(bench.rests(), "nothing came: at once");
+    for seq in 1..=3 {
+        bench.send().await;
+        assert!(!bench.rests(), "woken by what came");
+        let sent = bench.settled_deliveries().await;
+        assert_eq!(sent, [(seq, vec![seq])], "deliveries are numbered on");
+        tokio::time::sleep(QUIET).await;
+        assert!(!bench.rests(), "something is not acknowledged");
+        assert_eq!(bench.update(1, &[seq]).await, UpdateResult::Confirmed);
+        bench.settled().await;
+        assert!(!bench.rests(), "more may come soon");
+        tokio::time::sleep(QUIET).await;
+        assert!(bench.rests());
+    }
+    // A connection of before the rest is known, another is not.
+    assert_eq!(bench.update(1, &[]).await, UpdateResult::Confirmed);
+    assert_eq!(bench.update(2, &[]).await, UpdateResult::Unknown);
+    tokio::time::sleep(QUIET).await;
+    assert!(bench.rests());
+    bench.service.orphaned(LOCAL, 1);
+    bench.settled().await;
+    assert!(bench.service.mailboxes.find(&bench.mailbox).is_none(), "nobody listens any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_finds_a_resting_mailbox_once() {
+    let bench = Bench::new().await;
+    bench.subscribe(1, KEY_ID).await;
+    bench.settled().await;
+    assert!(bench.rests());
+    // All before the new actor has its first turn.
+    for _ in 0..50 {
+        let (_, effects) = bench.shard.apply(Command::Enqueue(bench.message()));
+        bench.service.applied(SHARD, 1, effects);
+    }
+    assert_eq!(bench.settled().await, ((1..=50).collect(), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resting_mailbox_ends_with_the_leadership() {
+    let bench = Bench::new().await;
+    bench.subscribe(1, KEY_ID).await;
+    bench.settled().await;
+    let handle = bench.service.mailboxes.find(&bench.mailbox).unwrap();
+    assert!(handle.is_at_rest());
+    bench.shard.lead(&bench.service, 3, Role::Acting);
+    assert_eq!(bench.settled().await, (vec![], 1));
+    assert!(!handle.is_at_rest(), "what it was is gone");
+    assert!(handle.push(MailboxEvent::Unsubscribe(SubscriptionId { node: 1, number: 1 })).is_err());
+    bench.send().await;
+    assert_eq!(bench.subscribe(2, KEY_ID).await, SubscribeResult::Subscribed);
+    assert_eq!(bench.settled().await, (vec![1], 0), "from the rows of the new term");
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,6 +61,8 @@ enum Action {
     ChangeLeader {
         lost_pushes: usize,
     },
+    /// Where nothing is under way, the delivery goes and comes back out of its resting form.
+    Rest,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -84,6 +86,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (1..40u64).prop_map(|ms| Action::Pass { ms }),
         2 => (1..4u32).prop_map(|limit| Action::Expire { limit }),
         1 => (0..4usize).prop_map(|lost_pushes| Action::ChangeLeader { lost_pushes }),
+        3 => Just(Action::Rest),
     ]
 }
 
@@ -325,6 +328,13 @@ impl World {
         }
     }
 
+    fn rest(&mut self) {
+        if let Some(resting) = self.delivery.rest() {
+            assert_eq!(self.pending(), [], "what rests has nothing to deliver");
+            self.delivery = Delivery::wake(LIMITS, &resting);
+        }
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Enqueue { sender, id, priority, ttl_ms, bytes } => {
@@ -386,6 +396,7 @@ impl World {
             }
             Action::Expire { limit } => self.apply(Command::Expire { limit }),
             Action::ChangeLeader { lost_pushes } => self.change_leader(lost_pushes),
+            Action::Rest => self.rest(),
         }
     }
 
@@ -409,6 +420,10 @@ impl World {
         assert_eq!(self.pending(), [], "everything is delivered in the end");
         let id = self.delivery.active().expect("the drain is subscribed");
         assert_eq!(self.delivery.load(id), Some((0, 0)));
+        let has_all = |id: &SubscriptionId| self.delivery.load(*id) == Some((0, 0));
+        // One that is not served may know of messages that went before its leader led.
+        let is_done = self.connections.keys().all(has_all);
+        assert_eq!(self.delivery.rest().is_some(), is_done, "what is done can rest");
         let gone: BTreeSet<_> = self.acknowledged.union(&self.skipped).copied().collect();
         assert_eq!(gone, self.accepted, "accepted = acknowledged + expired");
         assert!(self.acknowledged.is_disjoint(&self.skipped));

@@ -26,7 +26,7 @@ mod test_support;
 pub use clock::{JUMP_MS, Readings, ShardClock};
 pub use codec::DecodeError;
 pub use command::*;
-pub use delivery::{Delivery, DeliveryLimits, Input, Output, Resume, SubscriptionId};
+pub use delivery::{Delivery, DeliveryLimits, Input, Output, Resting, Resume, SubscriptionId};
 pub use layout::{RowKind, row_kind};
 pub use limits::Limits;
 pub use pending::{CONTESTS_MAX, Found, Gap, LaneCounts, LaneRead, MailboxCounts, Pending};

@@ -71,6 +71,16 @@ impl Lane {
         Self { tail, covered: tail, buffer: VecDeque::new(), bytes: 0, contested: 0, awaited: None }
     }
 
+    /// The number the next message to be accepted gets.
+    pub(super) fn tail(&self) -> u64 {
+        self.tail
+    }
+
+    /// Whether nothing is buffered, awaited or left to read.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.buffer.is_empty() && self.awaited.is_none() && self.covered == self.tail
+    }
+
     /// Starts anew at `next`, or rests where there is no active subscription.
     pub(super) fn restart(&mut self, next: Option<u64>) {
         self.buffer.clear();

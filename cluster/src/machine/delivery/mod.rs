@@ -16,12 +16,14 @@
 
 mod lane;
 mod offers;
+mod resting;
 mod subscription;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use lane::{Lane, Next};
 use offers::Offers;
+pub use resting::Resting;
 use subscription::Subscription;
 
 use super::{Found, LaneRead, MailboxCounts, Pending, Removal};
@@ -370,9 +372,13 @@ impl Delivery {
         self.choose_active();
     }
 
-    fn choose_active(&mut self) {
+    fn newest(&self) -> Option<SubscriptionId> {
         let newest = self.subscriptions.iter().map(|(id, one)| (one.connected_ms, *id)).max();
-        let newest = newest.map(|(_, id)| id);
+        newest.map(|(_, id)| id)
+    }
+
+    fn choose_active(&mut self) {
+        let newest = self.newest();
         if newest == self.active {
             return;
         }

@@ -24,7 +24,7 @@ pub(super) struct Subscription {
     pub(super) connected_ms: u64,
     /// By priority level: the first number not passed yet.
     pub(super) next: [u64; PRIORITIES],
-    window: Window,
+    pub(super) window: Window,
     had: BTreeMap<(Priority, u64), Had>,
     in_flight: u32,
     in_flight_bytes: u64,
@@ -105,6 +105,11 @@ impl Subscription {
         for place in gone {
             self.removed(place);
         }
+    }
+
+    /// Whether it has acknowledged all it got.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.had.is_empty()
     }
 
     /// (unacknowledged, of them not written)
