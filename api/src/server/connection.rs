@@ -25,13 +25,14 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     config::Limits,
     departure::Departures,
     guarded::Guarded,
     handler::{Answer, Handler, Reply, Takeover},
+    step::Step,
 };
 use crate::{
     metrics::PANICS,
@@ -134,30 +135,32 @@ enum Next {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(stream: Stream, shared: Arc<Shared>) {
-    // Boxed, so that a WebSocket's task does not keep room for HTTP.
-    let http: BoxFuture<'_, Next> = Box::pin(serve_http(stream, &shared));
-    match http.await {
-        Next::Nothing => {}
-        Next::Linger(stream) => Box::pin(linger(stream)).await,
-        Next::Takeover(stream, read, takeover) => {
-            let _counted = shared.departures.websocket();
-            let owner = takeover(stream, read, shared.departures.current());
-            let kill = shared.kill.clone();
-            drop(shared);
-            until_killed(owner, kill).await;
+pub(crate) fn serve(stream: Stream, shared: Arc<Shared>) -> Step {
+    Step::new(async move {
+        match serve_http(stream, &shared).await {
+            Next::Nothing => None,
+            Next::Linger(stream) => Some(Step::last(linger(stream))),
+            Next::Takeover(stream, read, takeover) => {
+                let counted = shared.departures.websocket();
+                let owner = takeover(stream, read, shared.departures.current());
+                Some(Step::last(until_killed(owner, shared.kill.clone(), counted)))
+            }
         }
-    }
+    })
 }
 
-/// Runs `future` until it ends or the server must.
-async fn until_killed(mut future: BoxFuture<'static, ()>, kill: CancellationToken) {
+/// Runs `owner` until it ends or the server must.
+async fn until_killed(
+    mut owner: BoxFuture<'static, ()>,
+    kill: CancellationToken,
+    _counted: TaskTrackerToken,
+) {
     let mut killed = pin!(kill.cancelled());
     poll_fn(|cx: &mut Context<'_>| {
         if killed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        future.as_mut().poll(cx)
+        owner.as_mut().poll(cx)
     })
     .await;
 }

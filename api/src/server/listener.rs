@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     connection::{Shared, serve},
     handler::{Handler, Reply},
+    step::Step,
 };
 use crate::{
     metrics::{ACCEPT_ERRORS, CONNECTIONS, CONNECTIONS_REFUSED, Held, PANICS, TLS_FAILURES},
@@ -95,7 +96,8 @@ impl Listener {
         self.connections.spawn(async move {
             let _place = place;
             let _held = Held::new(CONNECTIONS);
-            let served = AssertUnwindSafe(secure_and_serve(tcp, tls, shared)).catch_unwind();
+            let served = Step::new(secure_and_serve(tcp, tls, shared));
+            let served = AssertUnwindSafe(served).catch_unwind();
             let ended = match time_max {
                 None => served.await,
                 Some(time_max) => Box::pin(timeout(time_max, served)).await.unwrap_or(Ok(())),
@@ -108,13 +110,13 @@ impl Listener {
     }
 }
 
-async fn secure_and_serve(tcp: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    // Boxed, so that the task keeps no room for a handshake that is over.
-    let secured: BoxFuture<'static, Option<Stream>> =
-        Box::pin(secure(tcp, tls, shared.limits.tls_timeout));
-    if let Some(stream) = secured.await {
-        serve(stream, shared).await;
-    }
+async fn secure_and_serve(
+    tcp: TcpStream,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+) -> Option<Step> {
+    let stream = secure(tcp, tls, shared.limits.tls_timeout).await?;
+    Some(serve(stream, shared))
 }
 
 async fn secure(tcp: TcpStream, tls: Option<TlsAcceptor>, time_max: Duration) -> Option<Stream> {

@@ -10,6 +10,7 @@ pub(crate) mod departure;
 mod guarded;
 pub(crate) mod handler;
 mod listener;
+mod step;
 mod tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -132,16 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
         }
     }
 
-    /// Runs the connection to its end.
-    pub(crate) async fn run(mut self) {
-        // An error is the peer's going away without a word: there is nobody to tell.
-        let _ = std::future::poll_fn(|cx| self.poll(cx)).await;
-        if matches!(self.state, State::Open(_)) {
-            counter!(CLOSES, "code" => "none").increment(1);
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         loop {
             self.poll_departure(cx);
             if let State::Open(protocol) = &mut self.state {
@@ -403,6 +394,21 @@ fn pause(config: &WebSocketConfig, entropy: &mut Entropy) -> std::time::Duration
         |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let pause = entropy.between(millis(config.ping_min), millis(config.ping_max));
     std::time::Duration::from_millis(pause)
+}
+
+/// Runs the connection to its end. Not an `async` function, whose future would hold it twice.
+impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Future for Connection<S, P> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        // An error is the peer's going away without a word: there is nobody to tell.
+        let _ = ready!(this.poll_all(cx));
+        if matches!(this.state, State::Open(_)) {
+            counter!(CLOSES, "code" => "none").increment(1);
+        }
+        Poll::Ready(())
+    }
 }
 
 enum Wrote {

@@ -1,7 +1,7 @@
 //! What an idle connection costs. Run with `--release -- --ignored --nocapture idle` for figures.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
 };
 
@@ -23,10 +23,15 @@ fn resident_bytes() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// A client that owns no heap memory: what grows is the server.
-fn connect(address: SocketAddr, upgrade: &[u8], key: &ApiKey) -> TcpStream {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(upgrade).unwrap();
+/// Opens a connection over `stream` and authenticates it; the client owns no heap memory of its own.
+pub(super) fn open(stream: &mut (impl Read + Write), key: &ApiKey) {
+    let upgrade = get("/ws")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .bytes();
+    stream.write_all(&upgrade).unwrap();
     let mut read = [0; 1024];
     assert!(stream.read(&mut read).unwrap() > 0);
     let auth = json!({"type": "auth", "token": key.expose()}).to_string();
@@ -35,6 +40,11 @@ fn connect(address: SocketAddr, upgrade: &[u8], key: &ApiKey) -> TcpStream {
     stream.write_all(&frame).unwrap();
     let bytes = stream.read(&mut read).unwrap();
     assert!(String::from_utf8_lossy(&read[..bytes]).contains("auth_success"));
+}
+
+fn connect(address: SocketAddr, key: &ApiKey) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    open(&mut stream, key);
     stream
 }
 
@@ -43,17 +53,11 @@ fn connect(address: SocketAddr, upgrade: &[u8], key: &ApiKey) -> TcpStream {
 async fn idle_connection_is_small() {
     let rig = Rig::start();
     let key = rig.relay.device("bob");
-    let upgrade = get("/ws")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .bytes();
     let address = rig.address;
     let (per_connection, held) = tokio::task::spawn_blocking(move || {
-        let mut held: Vec<_> = (0..100).map(|_| connect(address, &upgrade, &key)).collect();
+        let mut held: Vec<_> = (0..100).map(|_| connect(address, &key)).collect();
         let before = resident_bytes();
-        held.extend((0..CONNECTIONS).map(|_| connect(address, &upgrade, &key)));
+        held.extend((0..CONNECTIONS).map(|_| connect(address, &key)));
         ((resident_bytes() - before) / CONNECTIONS, held)
     })
     .await

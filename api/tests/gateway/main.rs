@@ -5,6 +5,7 @@
 mod client;
 mod drain;
 mod idle;
+mod idle_counted;
 mod limits;
 mod rest;
 mod socket;

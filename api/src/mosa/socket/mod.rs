@@ -28,7 +28,7 @@ pub(super) fn run(
 ) -> BoxFuture<'static, ()> {
     let config = Arc::clone(&gateway.websocket);
     let protocol = DeviceProtocol::new(gateway, entropy.fork());
-    Box::pin(Connection::new(stream, &read, config, protocol, departure, entropy).run())
+    Box::pin(Connection::new(stream, &read, config, protocol, departure, entropy))
 }
 
 #[cfg(test)]
