@@ -49,8 +49,10 @@ impl SegmentLogConfig {
         SegmentLogConfig {
             dir: dir.into(),
             segment_bytes: SEGMENT_BYTES,
-            // 16 shards keep 128 MiB at most; a follower a second behind is served from memory.
-            tail_bytes_max: 8 << 20,
+            // 16 shards keep 32 MiB at most. One entry of a shard is under way at a time, and twice
+            // the largest (1 MiB) fits; where messages are of 256 bytes it is a second of 5,000. A
+            // follower further behind is sent what the files hold.
+            tail_bytes_max: 2 << 20,
             // A sync of a local NVMe takes some 0.1 ms: under load, ten times that makes batches.
             sync_spacing: Duration::from_millis(1),
             // About 0.1 s of a disk at 500 MB/s: more would only be latency.
