@@ -5,6 +5,7 @@
 //! cargo run --release -p heliograph-storage --example state_measure -- open DIR CACHE_MIB
 //! cargo run --release -p heliograph-storage --example state_measure -- checkpoint DIR
 //! cargo run --release -p heliograph-storage --example state_measure -- churn DIR ROUNDS
+//! cargo run --release -p heliograph-storage --example state_measure -- relay DIR MIB
 //! cargo run --release -p heliograph-storage --example state_measure -- snapshot DIR
 //! ```
 //! Every command prints one line a figure; `open` in a process of its own shows what a node pays
@@ -190,6 +191,59 @@ fn churn(dir: &Path, rounds: u64) -> Result<(), Error> {
     Ok(())
 }
 
+/// Messages of 1 KiB to 1,000 mailboxes in turn, and each group's checkpoint whenever its overlay
+/// is full: the rows of the relay, none of them read or deleted.
+fn relay(dir: &Path, mib: u64) -> Result<(), Error> {
+    let node = Node::open(dir)?;
+    let messages = mib << 10;
+    let started = now();
+    let mut checkpoints = [0; GROUPS as usize];
+    let mut parts = [0; GROUPS as usize];
+    for number in 0..messages {
+        let mailbox = number % 1_000;
+        let mut hash = mailbox;
+        let hash = next(&mut hash);
+        let group = (hash >> 52) as usize % GROUPS as usize;
+        let mut random = number;
+        let random = next(&mut random);
+        let row = |kind: &[u8], rest: &[u8]| {
+            let slot = ((hash >> 52) as u16).to_be_bytes();
+            Bytes::from([&slot[..], kind, &hash.to_be_bytes(), &random_of(hash), rest].concat())
+        };
+        {
+            let mut write = node.groups[group].write();
+            let mut value = node.value.clone();
+            value[..8].copy_from_slice(&number.to_be_bytes());
+            value.extend_from_slice(&[7; 110]);
+            let place = [&[0xfe][..], &(number / 1_000).to_be_bytes()].concat();
+            write.put_new(row(&[4], &place), value.into());
+            write.put(row(&[3], &[]), Bytes::from(vec![number as u8; 40]));
+            let due = [&[0xff, 0xff, 1][..], &number.to_be_bytes(), &random_of(random), &place];
+            write.put_new(due.concat().into(), Bytes::from_static(&[1]));
+        }
+        parts[group] += 1;
+        if node.groups[group].overlay_bytes() > 8 << 20 {
+            let mut write = node.groups[group].write();
+            let (first, last) = (checkpoints[group] / 1_024, parts[group] / 1_024);
+            for part in first..=last {
+                let entries = if part == last { parts[group] % 1_024 } else { 1_024 };
+                let key = [&[0xff, 0xff, 2][..], &(part as u64).to_be_bytes()].concat();
+                write.put(key.into(), vec![part as u8; 53 * entries as usize].into());
+            }
+            drop(write);
+            checkpoints[group] = parts[group];
+            node.checkpoint(group, number)?;
+        }
+    }
+    let took = started.elapsed();
+    println!("relay: {messages} messages in {took:?}, {}, {}", disk(&node), memory());
+    Ok(())
+}
+
+fn random_of(mut seed: u64) -> [u8; 8] {
+    next(&mut seed).to_be_bytes()
+}
+
 fn snapshot(dir: &Path) -> Result<(), Error> {
     let node = Node::open(dir)?;
     let snapshots = FileSnapshots::open(&dir.join("snapshots"))?;
@@ -218,11 +272,13 @@ fn main() -> ExitCode {
         ["fill", dir, mib] => fill(Path::new(dir), number(mib)),
         ["open", dir, cache_mib] => open(Path::new(dir), number(cache_mib)),
         ["checkpoint", dir] => checkpoint(Path::new(dir)),
+        ["relay", dir, mib] => relay(Path::new(dir), number(mib)),
         ["churn", dir, rounds] => churn(Path::new(dir), number(rounds)),
         ["snapshot", dir] => snapshot(Path::new(dir)),
         _ => {
             eprintln!(
-                "fill DIR MIB | open DIR CACHE_MIB | checkpoint DIR | churn DIR ROUNDS | snapshot DIR"
+                "fill DIR MIB | open DIR CACHE_MIB | checkpoint DIR | churn DIR ROUNDS | relay DIR MIB | \
+                 snapshot DIR"
             );
             return ExitCode::FAILURE;
         }

@@ -25,6 +25,11 @@ pub(crate) fn state_rebuilt() {
     counter!("heliograph_storage_state_rebuilds_total").increment(1);
 }
 
+/// The state database was reopened, so that a start has less to read.
+pub(crate) fn state_reopened() {
+    counter!("heliograph_storage_state_reopens_total").increment(1);
+}
+
 /// A snapshot file of `bytes` was written.
 pub(crate) fn snapshot_written(bytes: u64) {
     counter!("heliograph_storage_snapshots_written_total").increment(1);

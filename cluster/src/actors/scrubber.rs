@@ -16,7 +16,8 @@ use crate::{context::Context, fail_safe, metrics, raft::offload};
 
 /// How often the scrubber looks whether somebody ran into damage, or a pass is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// The first pass leaves the node this long to start: opening has read everything anyway.
+/// The first pass leaves the node this long to start. Opening has read the log, and of the rows only
+/// what was written last.
 const FIRST_PASS_AFTER: Duration = Duration::from_secs(60);
 /// Bytes of log or snapshot a step reads: some milliseconds of a disk, a multiple of a block.
 const STEP_BYTES: usize = 256 * 1024;

@@ -119,6 +119,15 @@ impl Journal {
     }
 }
 
+/// The last change of each key, by key: neighbours share a page, which is read and written once.
+pub(super) fn in_order(mut batch: Vec<Change>) -> Vec<Change> {
+    batch.sort_by(|(one, _), (other, _)| one.cmp(other));
+    batch.reverse();
+    batch.dedup_by(|(one, _), (other, _)| one == other);
+    batch.reverse();
+    batch
+}
+
 fn put_header(sequence: u64, groups: &Digest, changes: &[Change], out: &mut BytesMut) {
     let change_bytes =
         |(key, value): &Change| ROW_HEADER_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len);

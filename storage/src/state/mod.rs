@@ -23,9 +23,13 @@ mod memory_store;
 mod row_seal;
 mod scrub;
 mod sled_config;
+mod sled_database;
+mod sled_log;
 mod sled_open;
+mod sled_record;
 mod sled_reseal;
 mod sled_store;
+mod sled_trust;
 mod store;
 mod verify;
 

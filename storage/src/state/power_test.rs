@@ -5,10 +5,14 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex as StdMutex},
+    time::Duration,
 };
 
 use super::*;
-use crate::state::journal::JOURNAL_FILE;
+use crate::state::{journal::JOURNAL_FILE, sled_record::RECORD_FILE};
+
+/// What a commit syncs.
+const FILES: [&str; 3] = [DATABASE_FILE, JOURNAL_FILE, RECORD_FILE];
 
 const PAGE_BYTES: usize = 4096;
 const KEYS: u64 = 400;
@@ -58,12 +62,11 @@ impl Power {
             return;
         }
         if self.syncs_left == 0 {
-            let names = [DATABASE_FILE, JOURNAL_FILE];
-            self.cut = Some(names.map(|name| (name, self.mix(name))).into());
+            self.cut = Some(FILES.map(|name| (name, self.mix(name))).into());
             return;
         }
         // The files are large: only the last syncs before the cut can matter.
-        if self.syncs_left <= 2 {
+        if self.syncs_left <= 3 {
             let content = self.read(name);
             self.synced.insert(name, content);
         }
@@ -141,7 +144,7 @@ type Rows = BTreeMap<Bytes, Bytes>;
 fn batch(random: &mut Random, commit: u64) -> Vec<Change> {
     let change = |random: &mut Random| {
         let key = Bytes::from(format!("key {:04}", random.below(KEYS)));
-        let value = vec![commit as u8; random.below(4000) as usize];
+        let value = vec![commit as u8; random.below(5000) as usize];
         (key, (random.below(4) != 0).then(|| value.into()))
     };
     let rows = 1 + random.below(300);
@@ -163,12 +166,14 @@ fn run_to_cut(seed: u64, unsynced: Unsynced, own_sync: OwnSync) -> (tempfile::Te
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let mut random = Random(seed);
-    let (mut store, _) = SledStore::open(&state, SledConfig::default()).unwrap();
+    // Files are read while nobody writes to them.
+    let config = SledConfig { clean_every: Duration::from_secs(3600), ..SledConfig::default() };
+    let (mut store, _) = SledStore::open(&state, config).unwrap();
     let read = |name: &str| fs::read(state.join(name)).unwrap();
     let power = Arc::new(StdMutex::new(Power {
         dir: state.clone(),
-        synced: [DATABASE_FILE, JOURNAL_FILE].map(|name| (name, read(name))).into(),
-        syncs_left: 2 + random.below(2 * COMMITS - 2),
+        synced: FILES.map(|name| (name, read(name))).into(),
+        syncs_left: 3 + random.below(3 * COMMITS - 3),
         unsynced,
         random: random.clone(),
         cut: None,
@@ -178,6 +183,9 @@ fn run_to_cut(seed: u64, unsynced: Unsynced, own_sync: OwnSync) -> (tempfile::Te
         |inner: Box<dyn DiskFile>, name| PoweredFile { inner, name, power: power.clone() };
     let journal = std::mem::replace(&mut writer.journal.file, Box::new(NeverSynced));
     writer.journal.file = Box::new(powered(journal, JOURNAL_FILE));
+    let record = &mut store.record.get_mut().file;
+    let inner = std::mem::replace(record, Box::new(NeverSynced));
+    *record = Box::new(powered(inner, RECORD_FILE));
     let database = std::mem::replace(&mut writer.database, Box::new(NeverSynced));
     if own_sync == OwnSync::Kept {
         writer.database = Box::new(powered(database, DATABASE_FILE));

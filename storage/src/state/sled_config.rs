@@ -1,12 +1,16 @@
 //! How the sled store is opened, and what opening found.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 /// sled's page cache. Reads of recent rows are served by the overlay; sled's own cache only has to
 /// hold the index nodes and the leaves of active mailboxes.
 const CACHE_BYTES: u64 = 24 * 1024 * 1024;
+
+/// At full load some 100 MB of log, of which most is garbage by then; an idle node notices it in no
+/// measure.
+const CLEAN_EVERY: Duration = Duration::from_secs(1);
 
 /// How the sled store is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,15 +19,27 @@ pub struct SledConfig {
     /// The size of sled's page cache. With 1 GiB of rows sled keeps 60 MB beside it, and its pages
     /// take more than it counts: 150 MB in all under random reads, for 8 to 24 MiB alike.
     pub cache_bytes: u64,
-    /// Reopens the database after so many bytes of committed rows, which caps what a start has to
-    /// replay. Off by default: sled reads its file at most once (0.5 s a GiB of rows from the page
-    /// cache, the disk's speed otherwise), while reopening holds reads up for that long.
-    pub reopen_after_bytes: Option<u64>,
+    /// The database is reopened when a start would have to read more than this of sled's log: that
+    /// writes down where each page is. Reads of rows wait meanwhile, about as long as reading that
+    /// takes. `None`: 256 MiB, or a quarter of the file where that is more.
+    pub replay_bytes_max: Option<u64>,
+    /// Reads all rows at open and compares them with the digests, even where nothing that was written
+    /// is missing.
+    pub verify_rows: bool,
+    /// How often sled's background thread moves pages out of sparse segments, which gives space back.
+    /// Without it sled moves a page only when it replaces another, and the file grew to three times
+    /// as much. Each turn also syncs the file.
+    pub clean_every: Duration,
 }
 
 impl Default for SledConfig {
     fn default() -> Self {
-        Self { cache_bytes: CACHE_BYTES, reopen_after_bytes: None }
+        Self {
+            cache_bytes: CACHE_BYTES,
+            replay_bytes_max: None,
+            verify_rows: false,
+            clean_every: CLEAN_EVERY,
+        }
     }
 }
 

@@ -50,7 +50,8 @@ impl KeyUser for SledStore {
         let sealer = self.keys.sealer();
         let step = self.step(&mut writer.pass, &sealer).and_then(|step| {
             if step.is_at_end {
-                self.sync_database(&writer)?;
+                let sequence = writer.sequence;
+                self.sync_database(&mut writer, sequence)?;
             }
             Ok(step)
         });
@@ -69,10 +70,7 @@ impl SledStore {
         let mut step = Step { moved_bytes: 0, is_at_end: false };
         let (mut rows, mut bytes) = (0, 0);
         while rows < STEP_ROWS && bytes < STEP_BYTES {
-            let next = self.call(|db| match &pass.last {
-                Some(last) => db.get_gt(last),
-                None => db.first(),
-            })?;
+            let next = self.call(|db| db.next(pass.last.as_deref()))?;
             let Some((key, stored)) = next else {
                 step.is_at_end = true;
                 break;
@@ -89,7 +87,7 @@ impl SledStore {
             if let Ok(value) = self.open_value(&key, &stored, &keys) {
                 let stored = close_value(&key, &value, sealer);
                 step.moved_bytes += stored.len() as u64;
-                self.call(|db| db.insert(&key, stored).map(|_| ()))?;
+                self.call(|db| db.insert(&key, &stored))?;
             }
         }
         Ok(step)

@@ -1,18 +1,17 @@
 //! Rows in sled 0.34: the working set on disk.
 //!
-//! One tree. A commit goes to the checkpoint journal, then row by row in key order to sled, then
+//! A commit goes to the checkpoint journal, then row by row in key order to sled, then
 //! sled's `flush()`, and our own `sync_data()` of the database file: sled's flush only calls
 //! `sync_file_range`, which neither flushes the disk's cache nor writes the file's length. sled
 //! reports some failures by panicking; a panic is caught and treated as an error. Each value is
 //! sealed and ends in a CRC-32C (see `row_seal`).
 //!
 //! sled passes over a message of its log that it cannot read, and what it then holds is older than
-//! what was committed, page by page. So opening reads every row and compares with the digests that
-//! the last commits left.
+//! what was committed, page by page. So opening makes sure that nothing of that log is missing
+//! (`sled_log`), or else reads every row and compares with the digests that the last commits left.
 
 use std::{
     fs::{self, File},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -26,12 +25,15 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     digest::Digest,
     disk_file::DiskFile,
-    journal::{Change, Entry, Journal},
+    journal::{Change, Entry, Journal, in_order},
     keys::GroupRow,
     row_seal::{RowError, close_all, close_system, open_value},
     sled_config::{SledConfig, StateOpen},
+    sled_database::{Database, close_database},
     sled_open::{DATABASE_FILE, guarded, is_content, move_aside, refuse_if_locked, sync_all},
+    sled_record::RecordFile,
     sled_reseal::Pass,
+    sled_trust::Found,
     store::{StateStore, check_batch},
     verify,
 };
@@ -42,10 +44,6 @@ use crate::{
     seal::{KeyUser, KeyView},
 };
 
-/// sled's segment: 16 of the largest rows make a node of 1.1 MiB, and sled writes what exceeds a
-/// quarter of a segment to a file of its own, which it does not sync.
-const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-
 /// System rows of the store itself; those of groups are 8 bytes long.
 const VERSION_KEY: [u8; 4] = [0; 4];
 /// The sequence of the batch whose rows are being written: the first row of each commit.
@@ -55,38 +53,48 @@ const BEGUN_KEY: [u8; 5] = [0, 0, 0, 0, 1];
 const DONE_KEY: [u8; 5] = [0, 0, 0, 0, 2];
 
 /// The version of keys and values that a store with keys writes: values may be sealed.
-const VERSION: u32 = 4;
-/// The version of a store where nothing is sealed. Those below had no digests.
-const VERSION_UNSEALED: u32 = 3;
+const VERSION: u32 = 6;
+/// The version of a store where nothing is sealed.
+const VERSION_UNSEALED: u32 = 5;
+/// The versions, sealed and not, where large values stood among the others: they are read where they
+/// are. Those below had no digests.
+const VERSION_ONE_TREE: u32 = 4;
+const VERSION_ONE_TREE_UNSEALED: u32 = 3;
 
 const KEY_MISSING: &str = "the storage key of a row is missing";
 
 /// Rows in sled.
 pub struct SledStore {
     /// `None` once it could not be reopened.
-    db: RwLock<Option<sled::Db>>,
+    db: RwLock<Option<Database>>,
     pub(super) keys: Keyring,
-    dir: PathBuf,
-    path: PathBuf,
-    config: SledConfig,
+    pub(super) dir: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) config: SledConfig,
+    /// The database file, to look at.
+    pub(super) file: File,
+    pub(super) record: Mutex<RecordFile>,
     pub(super) writer: Mutex<Writer>,
     /// The first failure.
     failed: Mutex<Option<Error>>,
     /// Whether what was opened was found sound: from then on damage is a failure.
     is_serving: AtomicBool,
+    has_read_rows: bool,
 }
 
 /// What one commit at a time uses.
 pub(super) struct Writer {
     journal: Journal,
     /// The database file, for our own sync.
-    database: Box<dyn DiskFile>,
+    pub(super) database: Box<dyn DiskFile>,
     /// The sequence of the last batch that is wholly in sled and synced.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// Of all groups' rows, as that batch left them.
-    groups: Digest,
-    /// What was committed since the database was opened.
-    bytes: u64,
+    pub(super) groups: Digest,
+    /// Where sled's log ends, as the last sync left it.
+    pub(super) end: u64,
+    /// Where a start would begin to read it.
+    pub(super) replay: u64,
     /// How far rows under earlier keys are moved.
     pub(super) pass: Pass,
 }
@@ -138,9 +146,25 @@ impl SledStore {
     }
 
     fn try_open(dir: &Path, config: &SledConfig, keys: &Keyring) -> Result<Self, Error> {
-        let store = Self::open_unverified(dir, config, keys)?;
-        verify::all(&store, &store.groups_digest())?;
+        let found = Found::before_open(dir)?;
+        let mut store = Self::open_unverified(dir, config, keys)?;
+        let sequence = store.writer.lock().sequence;
+        let is_sound = match found {
+            Some(found) => found.is_what_opened(dir, sequence)?,
+            None => false,
+        };
+        if !is_sound {
+            store.record.lock().forget()?;
+        }
+        store.has_read_rows = config.verify_rows || !is_sound;
+        let groups = store.groups_digest();
+        match store.has_read_rows {
+            true => verify::all(&store, &groups)?,
+            false => verify::check_group_rows(&store, &groups).map(drop)?,
+        }
+        tracing::info!(has_read_rows = store.has_read_rows, "state database opened");
         store.is_serving.store(true, Ordering::Relaxed);
+        store.record_as_is(sequence)?;
         Ok(store)
     }
 
@@ -150,17 +174,20 @@ impl SledStore {
         config: &SledConfig,
         keys: &Keyring,
     ) -> Result<Self, Error> {
-        let db = open_database(dir, config)?;
+        let db = Database::open(dir, config)?;
         let path = dir.join(DATABASE_FILE);
-        let database = File::open(&path).map_err(|error| io_error("open", &path, error))?;
+        let open = || File::open(&path).map_err(|error| io_error("open", &path, error));
+        let (database, file) = (open()?, open()?);
         let (journal, entry) = Journal::open(dir)?;
+        let record = RecordFile::open(dir)?;
         sync_all(dir)?;
         let writer = Writer {
             journal,
             database: Box::new(database),
             sequence: 0,
             groups: Digest::default(),
-            bytes: 0,
+            end: 0,
+            replay: 0,
             pass: Pass::default(),
         };
         let store = Self {
@@ -169,13 +196,23 @@ impl SledStore {
             dir: dir.to_path_buf(),
             path,
             config: config.clone(),
+            file,
+            record: Mutex::new(record),
             writer: Mutex::new(writer),
             failed: Mutex::new(None),
             is_serving: AtomicBool::new(false),
+            has_read_rows: false,
         };
+        store.writer.lock().replay = store.replay_start()?;
         store.check_version()?;
         store.recover(entry)?;
         Ok(store)
+    }
+
+    /// Whether opening read all rows: it could not tell otherwise that they are those of the last
+    /// commit.
+    pub fn has_read_rows(&self) -> bool {
+        self.has_read_rows
     }
 
     /// Of all groups' rows, as the last commit left them.
@@ -194,12 +231,16 @@ impl SledStore {
             return self.put_system(&VERSION_KEY, &ours.to_be_bytes());
         };
         match <[u8; 4]>::try_from(&row[..]).map(u32::from_be_bytes) {
-            Ok(VERSION) if self.keys.is_new() => Err(Error::KeysMissing { path: self.dir.clone() }),
-            Ok(VERSION) => Ok(()),
-            Ok(VERSION_UNSEALED) if has_keys => {
-                self.put_system(&VERSION_KEY, &VERSION.to_be_bytes())
+            Ok(VERSION | VERSION_ONE_TREE) if self.keys.is_new() => {
+                Err(Error::KeysMissing { path: self.dir.clone() })
             }
-            Ok(VERSION_UNSEALED) => Ok(()),
+            Ok(VERSION) => Ok(()),
+            // What was sealed once stays readable to those with keys alone.
+            Ok(VERSION_ONE_TREE) => self.put_system(&VERSION_KEY, &VERSION.to_be_bytes()),
+            Ok(VERSION_UNSEALED) if !has_keys => Ok(()),
+            Ok(VERSION_UNSEALED | VERSION_ONE_TREE_UNSEALED) => {
+                self.put_system(&VERSION_KEY, &ours.to_be_bytes())
+            }
             // All of it can be rebuilt, so no older layout is ever read.
             Ok(version) if version < VERSION => Err(self.damage("layout of an earlier version")),
             Ok(version) => Err(Error::Version { path: self.path.clone(), version }),
@@ -216,6 +257,7 @@ impl SledStore {
         (writer.sequence, writer.groups) = (done, groups);
         match entry {
             Some(entry) if entry.sequence == done + 1 => {
+                self.call(|db| entry.changes.iter().try_for_each(|(key, _)| db.forget(key)))?;
                 self.apply(entry.sequence, &entry.groups, &entry.changes)?;
                 writer.groups = entry.groups;
                 self.sync(&mut writer, entry.sequence)
@@ -229,7 +271,7 @@ impl SledStore {
     /// Runs a call of sled; a panic inside is an error.
     pub(super) fn call<T>(
         &self,
-        call: impl FnOnce(&sled::Db) -> sled::Result<T>,
+        call: impl FnOnce(&Database) -> sled::Result<T>,
     ) -> Result<T, Error> {
         let db = self.db.read();
         let db = db.as_ref().ok_or(Error::Closed)?;
@@ -258,7 +300,7 @@ impl SledStore {
     }
 
     fn put_system(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.call(|db| db.insert(key, close_system(key, value)).map(|_| ()))
+        self.call(|db| db.insert(key, &close_system(key, value)))
     }
 
     /// The value that was stored, once its checksum is verified. `keys` are those there were
@@ -316,13 +358,19 @@ impl SledStore {
         self.put_system(&DONE_KEY, &done)
     }
 
-    /// Closes and opens the database, which writes down where replay starts.
-    fn reopen(&self) -> Result<(), Error> {
+    /// Closes and opens the database, which writes down where replay starts. `look` sees its file while
+    /// nobody writes to it.
+    pub(super) fn reopen(&self, look: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
         let mut db = self.db.write();
         close_database(db.take());
         refuse_if_locked(&self.dir)?;
-        *db = Some(open_database(&self.dir, &self.config)?);
+        look()?;
+        *db = Some(Database::open(&self.dir, &self.config)?);
         sync_all(&self.dir)
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.is_serving.load(Ordering::Relaxed)
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -333,18 +381,13 @@ impl SledStore {
         tracing::error!(%error, "state database failed: fail-safe until the node restarts");
         metrics::state_failed();
         *self.failed.lock() = Some(error.clone());
+        self.doubt();
     }
 
     fn sync(&self, writer: &mut Writer, sequence: u64) -> Result<(), Error> {
-        self.sync_database(writer)?;
+        self.sync_database(writer, sequence)?;
         writer.sequence = sequence;
         Ok(())
-    }
-
-    pub(super) fn sync_database(&self, writer: &Writer) -> Result<(), Error> {
-        self.call(|db| db.flush().map(|_| ()))?;
-        let synced = writer.database.sync_data();
-        synced.map_err(|error| io_error("fdatasync", &self.path, error))
     }
 }
 
@@ -362,7 +405,7 @@ impl StateStore for SledStore {
             return Ok(Vec::new());
         }
         let keys = self.keys.view();
-        let rows: Result<Vec<_>, _> = self.call(|db| db.range(from..to).take(limit).collect());
+        let rows = self.call(|db| db.scan(from, to, limit));
         let open = |(key, stored): (sled::IVec, sled::IVec)| {
             let value = self.open_value(&key, &stored, &keys)?;
             Ok((Bytes::copy_from_slice(&key), value))
@@ -375,9 +418,9 @@ impl StateStore for SledStore {
         if from >= to {
             return Ok(Vec::new());
         }
-        let keys = self.call(|db| db.range(from..to).keys().take(limit).collect());
-        let keys: Vec<_> = keys.inspect_err(|error| self.give_up(error))?;
-        Ok(keys.iter().map(|key: &sled::IVec| Bytes::copy_from_slice(key)).collect())
+        let keys = self.call(|db| db.keys(from, to, limit));
+        let keys = keys.inspect_err(|error| self.give_up(error))?;
+        Ok(keys.iter().map(|key| Bytes::copy_from_slice(key)).collect())
     }
 
     fn commit(&self, batch: Vec<(Bytes, Option<Bytes>)>) -> Result<(), Error> {
@@ -388,24 +431,20 @@ impl StateStore for SledStore {
             return Err(Error::FailSafe);
         }
         self.write(&mut writer, &changes).inspect_err(|error| self.fail(error))?;
-        writer.bytes += changes.iter().map(change_bytes).sum::<u64>();
-        if self.config.reopen_after_bytes.is_some_and(|bytes_max| writer.bytes >= bytes_max) {
-            writer.bytes = 0;
-            // The batch is durable whatever becomes of this.
-            self.reopen().unwrap_or_else(|error| self.fail(&error));
-        }
+        // The batch is durable whatever becomes of this.
+        self.bound_replay(&mut writer).unwrap_or_else(|error| self.fail(&error));
         Ok(())
     }
 
     fn give_up(&self, error: &Error) {
         let is_ended = matches!(error, Error::Closed);
-        if self.is_serving.load(Ordering::Relaxed) && !is_ended && !self.has_failed() {
+        if self.is_serving() && !is_ended && !self.has_failed() {
             self.fail(error);
         }
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.call(|db| db.size_on_disk()).unwrap_or(0)
+        self.call(Database::disk_bytes).unwrap_or(0)
     }
 
     fn health(&self) -> Health {
@@ -419,37 +458,13 @@ impl StateStore for SledStore {
 impl Drop for SledStore {
     fn drop(&mut self) {
         close_database(self.db.get_mut().take());
+        if self.is_serving() && !self.has_failed() {
+            let sequence = self.writer.get_mut().sequence;
+            if let Err(error) = self.record_as_is(sequence) {
+                tracing::warn!(%error, "the next start reads all rows");
+            }
+        }
     }
-}
-
-fn open_database(dir: &Path, config: &SledConfig) -> Result<sled::Db, Error> {
-    let config = sled::Config::new()
-        .path(dir)
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(config.cache_bytes)
-        .use_compression(false)
-        .flush_every_ms(None);
-    guarded(|| config.open())
-}
-
-/// sled panics when its last sync fails while it is dropped; what counts is synced already.
-fn close_database(db: Option<sled::Db>) {
-    if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
-        tracing::error!("state database panicked while it was closed");
-    }
-}
-
-fn change_bytes((key, value): &Change) -> u64 {
-    (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64
-}
-
-/// The last change of each key, by key: neighbours share a page, which is read and written once.
-fn in_order(mut batch: Vec<Change>) -> Vec<Change> {
-    batch.sort_by(|(one, _), (other, _)| one.cmp(other));
-    batch.reverse();
-    batch.dedup_by(|(one, _), (other, _)| one == other);
-    batch.reverse();
-    batch
 }
 
 #[cfg(test)]
@@ -458,14 +473,14 @@ impl SledStore {
     pub(super) fn overwrite(&self, key: &[u8], value: Option<&[u8]>) {
         let changed = match value {
             Some(value) => self.put_system(key, value),
-            None => self.call(|db| db.remove(key).map(|_| ())),
+            None => self.call(|db| db.remove(key)),
         };
         changed.unwrap();
     }
 
     /// Changes a stored value, checksum and all.
     pub(super) fn overwrite_raw(&self, key: &[u8], stored: &[u8]) {
-        self.call(|db| db.insert(key, stored).map(|_| ())).unwrap();
+        self.call(|db| db.insert(key, stored)).unwrap();
     }
 }
 

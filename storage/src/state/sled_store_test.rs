@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::state::journal::JOURNAL_FILE;
+use crate::state::{journal::JOURNAL_FILE, sled_database::LARGE_BYTES};
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -283,7 +283,7 @@ fn row_that_was_changed_behind_our_back_is_damage() {
     let (store, _) = open(&dir);
     store.commit(vec![put("a", "1"), put("b", "1")]).unwrap();
     let stored = store.call(|db| db.get(b"a")).unwrap().unwrap();
-    store.call(|db| db.insert(b"b", stored)).unwrap();
+    store.call(|db| db.insert(b"b", &stored)).unwrap();
     store.call(|db| db.insert(b"c", b"xy")).unwrap();
     for key in [b"b", b"c"] {
         assert!(matches!(store.get(key), Err(Error::Damage { .. })));
@@ -310,7 +310,7 @@ fn version_of_a_later_build_is_refused_and_left_alone() {
 fn database_reopened_on_schedule_keeps_its_rows_and_replays_less() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
-    let config = SledConfig { reopen_after_bytes: Some(10_000), ..SledConfig::default() };
+    let config = SledConfig { replay_bytes_max: Some(10_000), ..SledConfig::default() };
     let (store, _) = SledStore::open(&state, config).unwrap();
     let replay_starts = || {
         let names = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name());
@@ -325,7 +325,7 @@ fn database_reopened_on_schedule_keeps_its_rows_and_replays_less() {
         assert_eq!(rows(&store).len(), usize::from(row) + 1);
         starts.extend(replay_starts());
     }
-    assert_eq!(starts.len(), 4, "every third commit moved the start of replay");
+    assert!((3..=12).contains(&starts.len()), "the start of replay moves now and then: {starts:?}");
     assert!(matches!(store.health(), Health::Sound));
     drop(store);
     assert_eq!(rows(&open(&dir).0).len(), 12);
@@ -335,11 +335,124 @@ fn database_reopened_on_schedule_keeps_its_rows_and_replays_less() {
 fn database_that_cannot_be_reopened_is_fail_safe() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
-    let config = SledConfig { reopen_after_bytes: Some(1), ..SledConfig::default() };
+    let config = SledConfig { replay_bytes_max: Some(1), ..SledConfig::default() };
     let (store, _) = SledStore::open(&state, config).unwrap();
     fs::write(state.join("conf"), "garbage of some length").unwrap();
     store.commit(vec![put("a", "1")]).unwrap();
     assert!(matches!(store.health(), Health::FailSafe(Error::State(_))));
     assert!(matches!(store.commit(vec![put("b", "1")]), Err(Error::FailSafe)));
     assert!(matches!(store.get(b"a"), Err(Error::Closed)));
+}
+
+fn sized(fill: u8, bytes: usize) -> Option<Bytes> {
+    Some(Bytes::from(vec![fill; bytes]))
+}
+
+fn large_values(store: &SledStore) -> usize {
+    store.call(|db| Ok(db.large_values())).unwrap()
+}
+
+#[test]
+fn values_move_between_the_trees_as_they_grow_and_shrink() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir);
+    let sizes = [0, 1, LARGE_BYTES - 5, LARGE_BYTES - 4, LARGE_BYTES - 3, 60_000];
+    let mut expected = 0;
+    for (fill, size) in (0..).zip(sizes.into_iter().chain(sizes.into_iter().rev())) {
+        store.commit(vec![put("a", "below"), (bytes("k"), sized(fill, size))]).unwrap();
+        assert_eq!(store.get(b"k").unwrap(), sized(fill, size));
+        let found = store.scan(b"a", b"z", 9).unwrap();
+        assert_eq!(found.last().unwrap(), &(bytes("k"), sized(fill, size).unwrap()));
+        assert_eq!(store.keys(b"a", b"z", 9).unwrap(), [bytes("a"), bytes("k")]);
+        let is_large = size + 4 > LARGE_BYTES;
+        assert_eq!(large_values(&store), usize::from(is_large), "{size}");
+        expected += usize::from(is_large);
+    }
+    assert_eq!(expected, 4);
+    store.commit(vec![(bytes("k"), sized(1, 9_000))]).unwrap();
+    store.commit(vec![(bytes("k"), None)]).unwrap();
+    assert_eq!((store.get(b"k").unwrap(), large_values(&store)), (None, 0));
+}
+
+#[test]
+fn interrupted_commit_leaves_no_large_value_behind() {
+    for applied in 0..=3 {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(&dir);
+        let before = [(bytes("a"), sized(1, 9_000)), put("b", "1"), (bytes("d"), sized(1, 9_000))];
+        store.commit(before.to_vec()).unwrap();
+        let batch = [put("a", "2"), (bytes("b"), sized(2, 9_000)), (bytes("d"), None)];
+        let batch = close_all(&batch, &store.keys.sealer());
+        store.writer.lock().journal.write(2, &Digest::default(), &batch).unwrap();
+        store.put_system(&BEGUN_KEY, &2_u64.to_be_bytes()).unwrap();
+        for (key, value) in &batch[..applied] {
+            match value {
+                Some(stored) => store.call(|db| db.insert(key, &stored[..])).unwrap(),
+                None => store.call(|db| db.remove(key)).unwrap(),
+            };
+        }
+        // Between the two trees.
+        store.call(|db| db.insert_among_rows(b"a", &close_system(b"a", b"2"))).unwrap();
+        drop(store);
+        let (store, opened) = open(&dir);
+        assert_eq!(opened, StateOpen::Opened);
+        let after = [(bytes("a"), bytes("2")), (bytes("b"), sized(2, 9_000).unwrap())];
+        assert_eq!(rows(&store), after, "{applied} applied");
+        assert_eq!(large_values(&store), 1, "{applied} applied");
+    }
+}
+
+#[test]
+fn large_value_that_is_gone_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir);
+    store.commit(vec![(bytes("a"), sized(1, 9_000)), put("b", "1")]).unwrap();
+    store.call(|db| db.lose_large(b"a")).unwrap();
+    assert!(matches!(store.get(b"a"), Err(Error::Damage { .. })));
+    assert!(matches!(store.scan(b"a", b"z", 9), Err(Error::Damage { .. })));
+    assert_eq!(store.get(b"b").unwrap(), Some(bytes("1")));
+}
+
+#[test]
+fn database_of_one_tree_is_read_and_goes_on_in_two() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir);
+    store.commit(vec![put("b", "1")]).unwrap();
+    let large = sized(1, 9_000).unwrap();
+    store.call(|db| db.insert_among_rows(b"a", &close_system(b"a", &large))).unwrap();
+    store.put_system(&VERSION_KEY, &VERSION_ONE_TREE_UNSEALED.to_be_bytes()).unwrap();
+    drop(store);
+    let (store, opened) = open(&dir);
+    assert_eq!(opened, StateOpen::Opened);
+    assert_eq!(rows(&store), [(bytes("a"), large), (bytes("b"), bytes("1"))]);
+    assert_eq!(large_values(&store), 0);
+    store.commit(vec![(bytes("a"), sized(2, 9_000))]).unwrap();
+    assert_eq!((store.get(b"a").unwrap(), large_values(&store)), (sized(2, 9_000), 1));
+    // A build that knows one tree only would take the rows for damaged.
+    let version = store.get(&VERSION_KEY).unwrap().unwrap();
+    assert_eq!(version, VERSION_UNSEALED.to_be_bytes()[..]);
+}
+
+/// Bytes of sled's log that commits wrote.
+fn written(store: &SledStore, commits: impl FnOnce(&SledStore)) -> u64 {
+    let before = store.writer.lock().end;
+    commits(store);
+    store.writer.lock().end - before
+}
+
+#[test]
+fn small_rows_beside_large_ones_do_not_write_those_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir);
+    // As the deduplication parts of a shard follow its expiry index.
+    let part = |part: u32| (Bytes::from(format!("b {part}")), sized(1, 50_000));
+    store.commit((0..7).map(part).collect()).unwrap();
+    let bytes = written(&store, |store| {
+        for commit in 0..40 {
+            let row = |row| (Bytes::from(format!("a {commit:03} {row}")), sized(2, 30));
+            store.commit((0..10).map(row).collect()).unwrap();
+        }
+    });
+    // 400 rows of 40 bytes, 40 commits with two rows of the store's own. It was 14 MB in one tree.
+    assert!(bytes < 1_000_000, "{bytes} bytes");
 }

@@ -12,9 +12,9 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use heliograph_storage::{
-    Error, FileSnapshots, GroupId, GroupState, Keyring, LogEntry, LogStore, Position, RowsRead,
-    RowsWrite, SegmentLog, SegmentLogConfig, SledConfig, SledStore, SnapshotStore, StateStore,
-    log_expectations,
+    Error, FileSnapshots, GroupId, GroupState, Health, Keyring, LogEntry, LogStore, Position,
+    RowsRead, RowsWrite, SegmentLog, SegmentLogConfig, SledConfig, SledStore, SnapshotStore,
+    StateStore, log_expectations,
 };
 
 use crate::support::{block_on, done};
@@ -236,8 +236,22 @@ impl Node {
     }
 }
 
-/// Opens what is in `dir` and reads everything, as a start of a node does. `Err`: it does not open.
+/// Opens what is in `dir` and reads everything, as a start of a node does, and as the next one does
+/// where the database was found damaged on the way. `Err`: it does not open.
 pub(crate) fn read(dir: &Path) -> Result<BTreeMap<GroupId, Found>, Error> {
+    let (found, health) = read_once(dir)?;
+    if matches!(health, Health::Sound) {
+        return Ok(found);
+    }
+    let (found, health) = read_once(dir)?;
+    assert!(
+        matches!(health, Health::Sound),
+        "the start after it is served by sound rows: {health:?}"
+    );
+    Ok(found)
+}
+
+fn read_once(dir: &Path) -> Result<(BTreeMap<GroupId, Found>, Health), Error> {
     let keys = open_keys(dir)?;
     let config = SledConfig::default();
     let (state, _) = SledStore::open_sealed(&dir.join("state"), config, &keys)?;
@@ -251,7 +265,8 @@ pub(crate) fn read(dir: &Path) -> Result<BTreeMap<GroupId, Found>, Error> {
         };
         (group, found)
     });
-    Ok(read.collect())
+    let found = read.collect();
+    Ok((found, state.health()))
 }
 
 fn read_group(
