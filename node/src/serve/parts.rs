@@ -1,6 +1,6 @@
 //! Opens what a node is made of, each with its own way to fail.
 
-use std::{fs, io::ErrorKind, path::Path, sync::Arc, time::Duration};
+use std::{fs, io::ErrorKind, panic, path::Path, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
 use heliograph_api::{
@@ -11,8 +11,8 @@ use heliograph_api::{
 };
 use heliograph_cluster::{self as cluster, JoinToken, Storages, Surroundings};
 use heliograph_storage::{
-    FileSnapshots, Keyring, SegmentLog, SegmentLogConfig, SledConfig, SledStore, StateOpen,
-    log_expectations,
+    Error as StorageError, FileSnapshots, Keyring, OpenReport, SegmentLog, SegmentLogConfig,
+    SledConfig, SledStore, StateOpen, log_expectations,
 };
 use heliograph_transport::{
     Announcement, NodeId,
@@ -68,27 +68,12 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
     let snapshots = FileSnapshots::open_sealed(&dir.snapshots(), keys.clone())
         .context("cannot open the snapshot files")
         .or_exit(Reason::DataDirectory)?;
-    let cache_bytes = config.state_cache_size.bytes();
-    let sled = SledConfig { cache_bytes, ..SledConfig::default() };
-    let (state, opened) = SledStore::open_sealed(&dir.state(), sled, &keys)
-        .context("cannot open the state database")
-        .or_exit(Reason::DataDirectory)?;
-    if let StateOpen::Rebuilt { moved_to } = opened {
-        tracing::warn!(
-            moved_to = %moved_to.display(),
-            "the state database was unreadable: it is rebuilt from snapshots and log"
-        );
-    }
     let mut salt = [0; 8];
     getrandom::fill(&mut salt).context("the operating system gives no randomness")?;
     let mut log = SegmentLogConfig::new(dir.log(), u64::from_le_bytes(salt));
     log.keys = keys.clone();
     log.segment_bytes = config.log_segment_size.bytes();
-    log.expectations = log_expectations(&*state)
-        .context("cannot read the state database")
-        .or_exit(Reason::DataDirectory)?;
-    let (log, report) =
-        SegmentLog::open(log).context("cannot open the log").or_exit(Reason::DataDirectory)?;
+    let (state, log, report) = rows_and_log(config, dir, log, &keys)?;
     tracing::info!(
         segments = report.segments,
         records = report.records,
@@ -106,6 +91,52 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
         );
     }
     Ok(Storages { log: Arc::new(log), state, snapshots: Arc::new(snapshots), keys })
+}
+
+/// Opens rows and log at the same time: either may have much to read. The log is written to once
+/// the rows have said what it must hold.
+fn rows_and_log(
+    config: &StorageSection,
+    dir: &DataDir,
+    log: SegmentLogConfig,
+    keys: &Keyring,
+) -> Result<(Arc<SledStore>, SegmentLog, OpenReport), Failure> {
+    let mut state = None;
+    let opened = thread::scope(|scope| -> Result<_, Failure> {
+        let opening = thread::Builder::new().name("state-open".into());
+        let opening = opening.spawn_scoped(scope, || rows(config, dir, keys));
+        let opening = opening.context("cannot start a thread").or_exit(Reason::DataDirectory)?;
+        let opened = SegmentLog::open_expecting(log, || {
+            let rows = opening.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+            let expectations = match &rows {
+                Ok(rows) => log_expectations(&**rows),
+                Err(_) => Err(StorageError::Closed),
+            };
+            state = Some(rows);
+            expectations
+        });
+        Ok(opened)
+    })?;
+    // Why the rows did not open comes before that the log was not opened for it.
+    let state = state.transpose()?;
+    let (log, report) = opened.context("cannot open the log").or_exit(Reason::DataDirectory)?;
+    let state = state.context("the log did not ask for the rows").or_exit(Reason::DataDirectory)?;
+    Ok((state, log, report))
+}
+
+fn rows(config: &StorageSection, dir: &DataDir, keys: &Keyring) -> Result<Arc<SledStore>, Failure> {
+    let cache_bytes = config.state_cache_size.bytes();
+    let sled = SledConfig { cache_bytes, ..SledConfig::default() };
+    let (state, opened) = SledStore::open_sealed(&dir.state(), sled, keys)
+        .context("cannot open the state database")
+        .or_exit(Reason::DataDirectory)?;
+    if let StateOpen::Rebuilt { moved_to } = opened {
+        tracing::warn!(
+            moved_to = %moved_to.display(),
+            "the state database was unreadable: it is rebuilt from snapshots and log"
+        );
+    }
+    Ok(state)
 }
 
 /// Opens the storage keys of a stopped node, to read; nothing in the directory changes.

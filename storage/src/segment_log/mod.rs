@@ -97,12 +97,33 @@ impl SegmentLog {
         SegmentLog::open_on(Arc::new(RealDisk), config)
     }
 
+    /// Like [`SegmentLog::open`], where what other files expect of the log is known only later: it is
+    /// asked for once the log is read, so that both can be read at the same time.
+    ///
+    /// # Errors
+    /// As [`SegmentLog::open`], and what `expect` answers.
+    pub fn open_expecting(
+        config: SegmentLogConfig,
+        expect: impl FnOnce() -> Result<OpenExpectations, Error>,
+    ) -> Result<(SegmentLog, OpenReport), Error> {
+        SegmentLog::open_with(Arc::new(RealDisk), config, Box::new(expect))
+    }
+
     fn open_on(
         disk: Arc<dyn Disk>,
+        config: SegmentLogConfig,
+    ) -> Result<(SegmentLog, OpenReport), Error> {
+        let expectations = config.expectations.clone();
+        SegmentLog::open_with(disk, config, Box::new(|| Ok(expectations)))
+    }
+
+    fn open_with(
+        disk: Arc<dyn Disk>,
         mut config: SegmentLogConfig,
+        expect: open::Expect<'_>,
     ) -> Result<(SegmentLog, OpenReport), Error> {
         config.segment_bytes = config.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
-        let (opened, report) = open::open(&*disk, &config)?;
+        let (opened, report) = open::open(&*disk, &mut config, expect)?;
         let visible = opened.groups.iter().map(|(id, group)| (*id, Visible::new(group))).collect();
         let dir = config.dir.clone();
         let shared = Arc::new(Shared {

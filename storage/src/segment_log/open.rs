@@ -82,12 +82,16 @@ struct Read {
     tear: Option<Tear>,
 }
 
-/// Opens the log of `config.dir`.
+/// Answers what other files of the node noted of the log.
+pub(super) type Expect<'a> = Box<dyn FnOnce() -> Result<OpenExpectations, Error> + 'a>;
+
+/// Opens the log of `config.dir`. `expect` is asked once it is read, before anything is written.
 pub(super) fn open(
     disk: &dyn Disk,
-    config: &SegmentLogConfig,
+    config: &mut SegmentLogConfig,
+    expect: Expect<'_>,
 ) -> Result<(Opened, OpenReport), Error> {
-    let dir = &config.dir;
+    let dir = &config.dir.clone();
     disk.create_dir(dir).map_err(|source| io_error("create", dir, source))?;
     let lock = dir.join(LOCK_FILE);
     let lock = disk.lock(&lock).map_err(|source| io_error("lock", &lock, source))?;
@@ -101,6 +105,7 @@ pub(super) fn open(
     }
     disk.sync_dir(dir).map_err(|source| io_error("fsync", dir, source))?;
 
+    config.expectations = expect()?;
     // Each group that may turn out damaged needs a row to say so.
     let expected = config.expectations.records_min.keys().copied();
     let unproven = read.unproven.iter().map(|record| record.header.group);
