@@ -185,7 +185,7 @@ fn slot(file: &File, at: u64) -> io::Result<Slot> {
     }
     let (crc, rest) = header.split_at(CRC_BYTES);
     let lsn = le_u64(&rest[..8]) ^ i64::MAX as u64;
-    let is_sound = le_u32(crc) == !crc32fast::hash(rest) && lsn % SEGMENT == 0;
+    let is_sound = le_u32(crc) == !crc32fast::hash(rest) && lsn.is_multiple_of(SEGMENT);
     Ok(if is_sound { Slot::Lsn(lsn) } else { Slot::Unsound })
 }
 
