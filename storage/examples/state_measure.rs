@@ -216,10 +216,10 @@ fn relay(dir: &Path, mib: u64) -> Result<(), Error> {
             value[..8].copy_from_slice(&number.to_be_bytes());
             value.extend_from_slice(&[7; 110]);
             let place = [&[0xfe][..], &(number / 1_000).to_be_bytes()].concat();
-            write.put_new(row(&[4], &place), value.into());
-            write.put(row(&[3], &[]), Bytes::from(vec![number as u8; 40]));
+            write.put_new(&row(&[4], &place), value.into());
+            write.put(&row(&[3], &[]), Bytes::from(vec![number as u8; 40]));
             let due = [&[0xff, 0xff, 1][..], &number.to_be_bytes(), &random_of(random), &place];
-            write.put_new(due.concat().into(), Bytes::from_static(&[1]));
+            write.put_new(&due.concat(), Bytes::from_static(&[1]));
         }
         parts[group] += 1;
         if node.groups[group].overlay_bytes() > 8 << 20 {
@@ -228,7 +228,7 @@ fn relay(dir: &Path, mib: u64) -> Result<(), Error> {
             for part in first..=last {
                 let entries = if part == last { parts[group] % 1_024 } else { 1_024 };
                 let key = [&[0xff, 0xff, 2][..], &(part as u64).to_be_bytes()].concat();
-                write.put(key.into(), vec![part as u8; 53 * entries as usize].into());
+                write.put(&key, vec![part as u8; 53 * entries as usize].into());
             }
             drop(write);
             checkpoints[group] = parts[group];
