@@ -8,7 +8,7 @@ use heliograph_chaos_tests::{
     load::{bars::Part, cold, crowd::At, kill, suite, target::Fresh},
 };
 
-use super::flags::{Closed, Cold, Kill, Rates, Traffic};
+use super::flags::{ClosedFlags, ColdFlags, KillFlags, Rates, Traffic};
 
 /// Measure a cluster: throughput, latency, memory, failovers. Prints JSON.
 #[derive(Debug, Parser)]
@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// Keep a number of messages in flight: throughput
     Closed {
         #[command(flatten)]
-        closed: Closed,
+        closed: ClosedFlags,
         /// Connections beside that do nothing
         #[arg(long, default_value_t = 0)]
         idle_connections: u32,
@@ -86,7 +86,7 @@ pub(crate) enum Command {
     /// Kill leaders' nodes with SIGKILL under a steady load: how long until mailboxes accept again
     Kill {
         #[command(flatten)]
-        kill: Kill,
+        kill: KillFlags,
     },
     /// Let messages wait: memory, and a closed loop beside a few of them and beside all
     Stored {
@@ -106,7 +106,7 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 3)]
         runs: u32,
         #[command(flatten)]
-        closed: Closed,
+        closed: ClosedFlags,
     },
     /// A closed loop beside idle connections and without them, in turns
     Beside {
@@ -117,7 +117,7 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
         runs: u32,
         #[command(flatten)]
-        closed: Closed,
+        closed: ClosedFlags,
     },
     /// Measure what one fdatasync takes
     Disk {
@@ -128,7 +128,7 @@ pub(crate) enum Command {
     /// Fill a fresh cluster and start one of its nodes again and again: cold starts
     Cold {
         #[command(flatten)]
-        cold: Cold,
+        cold: ColdFlags,
     },
     /// Everything that the product is held to: bars, what was seen, whether they are met
     ///

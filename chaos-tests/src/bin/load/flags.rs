@@ -37,7 +37,7 @@ impl Traffic {
 }
 
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Closed {
+pub(crate) struct ClosedFlags {
     /// Messages in flight
     #[arg(long, default_value_t = 128, value_parser = value_parser!(u32).range(1..))]
     in_flight: u32,
@@ -49,7 +49,7 @@ pub(crate) struct Closed {
     traffic: Traffic,
 }
 
-impl Closed {
+impl ClosedFlags {
     pub(crate) fn plan(self) -> closed::Plan {
         let Self { in_flight, connections, traffic } = self;
         closed::Plan { in_flight, senders: connections, traffic: traffic.plan() }
@@ -83,7 +83,7 @@ impl Rates {
 }
 
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Kill {
+pub(crate) struct KillFlags {
     /// How many, the nodes in turn; each takes some fifteen seconds
     #[arg(long, default_value_t = kill::Plan::USUAL.kills, value_parser = value_parser!(u32).range(1..))]
     kills: u32,
@@ -95,7 +95,7 @@ pub(crate) struct Kill {
     calm: u64,
 }
 
-impl Kill {
+impl KillFlags {
     pub(crate) fn plan(self) -> kill::Plan {
         let calm = Duration::from_secs(self.calm);
         kill::Plan { kills: self.kills, rate: self.rate, calm }
@@ -103,7 +103,7 @@ impl Kill {
 }
 
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Cold {
+pub(crate) struct ColdFlags {
     /// Content that waits in mailboxes, in MiB
     #[arg(long, default_value_t = cold::Plan::USUAL.stored_bytes >> 20)]
     mib: u64,
@@ -118,7 +118,7 @@ pub(crate) struct Cold {
     starts: u32,
 }
 
-impl Cold {
+impl ColdFlags {
     pub(crate) fn plan(self) -> cold::Plan {
         cold::Plan {
             stored_bytes: self.mib << 20,
