@@ -29,10 +29,19 @@ pub struct Fresh {
     pub client: ClientPort,
 }
 
+/// How many threads of a node serve.
+const WORKER_THREADS: &str = "HELIOGRAPH_NODE__WORKER_THREADS";
+
 impl Fresh {
-    /// What [`LocalCluster::start`] takes.
+    /// What [`LocalCluster::start`] takes. Nodes share the machine's processors, as those of `heliograph dev`
+    /// do, but where the environment says otherwise.
     pub(super) fn options(&self, name: &'static str) -> Options {
-        let settings = vec![("HELIOGRAPH_CLUSTER__SHARDS".to_owned(), self.shards.to_string())];
+        let mut settings = vec![("HELIOGRAPH_CLUSTER__SHARDS".to_owned(), self.shards.to_string())];
+        if std::env::var_os(WORKER_THREADS).is_none() {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = (processors / usize::from(self.nodes.max(1))).max(1);
+            settings.push((WORKER_THREADS.to_owned(), threads.to_string()));
+        }
         Options { nodes: self.nodes, settings, client: self.client, ..Options::three(name) }
     }
 }
