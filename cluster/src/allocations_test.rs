@@ -77,7 +77,7 @@ fn batches_are_applied_with_no_more_allocations() {
         applied = machine.apply(&mut rows, &sent).ok();
     });
     let acknowledged = acknowledgements(&applied.unwrap().effects);
-    at_most(700, "applying 128 acknowledgements", || {
+    at_most(440, "applying 128 acknowledgements", || {
         drop(machine.apply(&mut rows, &acknowledged).unwrap());
     });
 }
