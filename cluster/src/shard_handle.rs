@@ -111,11 +111,11 @@ impl ShardHandle {
     }
 
     /// Puts `command` into the shard's next log entry and answers its outcome once that is on disk
-    /// on a majority and applied here.
+    /// on a majority and applied here. It is queued when this returns, whether or not the outcome is
+    /// waited for.
     ///
     /// # Errors
     /// See [`ProposeError`]: all but `Unknown` mean that nothing was done.
-    /// The command is queued when this returns, whether or not its outcome is waited for.
     pub fn propose(
         &self,
         command: Command,
