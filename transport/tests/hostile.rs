@@ -28,6 +28,8 @@ use tokio::{
 const TARGET: NodeId = NodeId(3);
 const HONEST: u16 = 2;
 const HOSTILE: u16 = 1;
+/// A peer that the target dials.
+const KNOCKING: u16 = 4;
 
 struct Scene {
     harness: QuicHarness,
@@ -40,10 +42,11 @@ impl Scene {
         let mut harness = QuicHarness::new(1_000);
         let mut target = harness.node(TARGET.0, &[]);
         let honest = harness.node(HONEST, &[TARGET.0]);
-        let nowhere = NodeId(HOSTILE);
+        let nowhere = "127.0.0.1:9";
         target.network.set_peers(vec![
             (honest.id, harness.address(honest.id)),
-            (nowhere, "127.0.0.1:9".to_owned()),
+            (NodeId(HOSTILE), nowhere.to_owned()),
+            (NodeId(KNOCKING), nowhere.to_owned()),
         ]);
         target.event(PeerEvent::Connected(honest.id)).await;
         Self { harness, target, honest }
@@ -96,7 +99,8 @@ async fn handshake_that_does_not_fit_is_refused_with_its_reason() {
         ("version", HOSTILE, RawHello { version: 2, ..right }.bytes(), 16),
         ("cluster", HOSTILE, RawHello { cluster_id: [0; 16], ..right }.bytes(), 17),
         ("claimed id", HOSTILE, RawHello::of(HONEST).bytes(), 18),
-        ("direction", 4, RawHello::of(4).bytes(), 20),
+        ("knock", KNOCKING, RawHello::of(KNOCKING).bytes(), 20),
+        ("direction", 5, RawHello::of(5).bytes(), 20),
         ("own id", TARGET.0, RawHello::of(TARGET.0).bytes(), 20),
         ("not a peer", 0, RawHello::of(0).bytes(), 2),
         ("empty", HOSTILE, vec![0, 0], 21),

@@ -78,6 +78,16 @@ impl CloseCode {
         self.wire().1
     }
 
+    /// Whether `error` is that the other end closed the connection with this code.
+    pub(crate) fn is_in(self, error: &ConnectionError) -> bool {
+        match error {
+            ConnectionError::ApplicationClosed(close) => {
+                close.error_code == VarInt::from_u32(self.wire().0)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the peer broke the protocol on a standing connection.
     pub(crate) fn is_violation(self) -> bool {
         (32..48).contains(&self.wire().0)

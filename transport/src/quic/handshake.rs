@@ -1,4 +1,4 @@
-//! From an address, or from a knock at the door, to a connection whose other end has proven who it
+//! From an address, or from somebody at the door, to a connection whose other end has proven who it
 //! is and whose lanes are open.
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -70,6 +70,8 @@ pub(super) enum HandshakeError {
     Stream,
     #[error("no randomness for a token")]
     Randomness,
+    #[error("a peer asks to be dialled")]
+    Knock,
 }
 
 impl From<CloseCode> for HandshakeError {
@@ -105,7 +107,21 @@ pub(super) async fn dial(
     conclude(shared, &connection, within(deadline, greet).await)
 }
 
-/// Takes in whoever knocks: an established connection and its peer.
+/// Has `peer`, which is the one to dial, do so at once: it refuses a connection from here for that
+/// reason, which tells that it has heard.
+pub(super) async fn knock(
+    shared: &Shared,
+    peer: &Peer,
+    address: &str,
+) -> Result<(), HandshakeError> {
+    match dial(shared, peer, address, LinkKind::Control).await {
+        Ok(_) => Err(CloseCode::Direction.into()),
+        Err(HandshakeError::Connection(error)) if CloseCode::Direction.is_in(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes in whoever comes to the door: an established connection and its peer.
 pub(super) async fn accept(
     shared: &Shared,
     incoming: Incoming,
@@ -139,6 +155,7 @@ fn conclude<T>(
             shared.metrics.refused_handshake(CloseCode::Protocol.reason());
             CloseCode::Protocol.close_saying(connection, &disagreement.to_string());
         }
+        Err(HandshakeError::Knock) => CloseCode::Direction.close(connection),
         Err(HandshakeError::Timeout) => CloseCode::HandshakeTimeout.close(connection),
         Err(_) => CloseCode::BadHandshake.close(connection),
     }
@@ -208,7 +225,9 @@ async fn greet_as_acceptor(
     let hello = read_hello(connection, &mut receive, version).await?;
     check(shared, &hello, node)?;
     if node >= shared.node {
-        return Err(CloseCode::Direction.into());
+        let peer = shared.peer(node).ok_or(CloseCode::Direction)?;
+        peer.knocked();
+        return Err(HandshakeError::Knock);
     }
     let peer = shared.peer(node).ok_or(CloseCode::NotAPeer)?;
     let info = PeerInfo::agree(&shared.announced, hello.announced)?;

@@ -276,6 +276,9 @@ impl Shared {
                     let (shared, peer) = (Arc::clone(&shared), Arc::clone(&started));
                     shared.tasks.clone().spawn(peer::keep_dialling(shared, peer, kind));
                 }
+            } else {
+                let (shared, peer) = (Arc::clone(&shared), Arc::clone(&started));
+                shared.tasks.clone().spawn(peer::keep_knocking(shared, peer));
             }
             peer::run(shared, started, inputs, handler).await;
         });
@@ -307,7 +310,7 @@ impl Shared {
     }
 }
 
-/// Takes in whoever knocks, until the network ends.
+/// Takes in whoever comes to the door, until the network ends.
 async fn accept_all(shared: Arc<Shared>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
@@ -323,7 +326,7 @@ async fn accept_all(shared: Arc<Shared>) {
             incoming.refuse();
             continue;
         };
-        // Under a flood, who knocks must first show that its address is its own.
+        // Under a flood, who comes must first show that its address is its own.
         if handshakes.available_permits() < HANDSHAKES_MAX / 2
             && !incoming.remote_address_validated()
         {

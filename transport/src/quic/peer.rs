@@ -2,7 +2,7 @@
 //!
 //! [`Peer`] is read by whoever sends. One task ([`run`]) puts new connections in and takes ended
 //! ones out, and is the only one that tells the handler of it: events come in order. The node with
-//! the lower id has two more tasks that dial.
+//! the lower id has two more tasks that dial, the other one has one that knocks.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CloseCode, Shared,
+    CloseCode, HANDSHAKE_TIMEOUT, Shared,
     close::is_disagreement,
     handshake::{self, Established, HandshakeError, WireSource},
     hello::LinkKind,
@@ -42,13 +42,18 @@ const INPUTS_MAX: usize = 16;
 /// shuts down closes both. 1 s: its exit may take that long.
 const WIRE_GRACE: Duration = Duration::from_secs(1);
 
+/// After a knock that was heard, how long the peer has to dial: as long as that may take.
+const KNOCK_AGAIN: Duration = HANDSHAKE_TIMEOUT;
+
 /// One peer.
 pub(super) struct Peer {
     pub(super) node: NodeId,
     /// Ends when the peer is removed or the network shuts down.
     pub(super) removed: CancellationToken,
     address: Mutex<String>,
-    readdressed: Notify,
+    /// Tells who dials or knocks to begin anew at once: the peer is at another address, or has just
+    /// shown that it is there.
+    hurry: Notify,
     incarnation: AtomicU32,
     control: RwLock<Option<Arc<Link>>>,
     bulk: RwLock<Option<Arc<Link>>>,
@@ -76,7 +81,7 @@ impl Peer {
             node,
             removed,
             address: Mutex::new(address),
-            readdressed: Notify::new(),
+            hurry: Notify::new(),
             incarnation: AtomicU32::new(0),
             control: RwLock::default(),
             bulk: RwLock::default(),
@@ -91,8 +96,13 @@ impl Peer {
         let mut current = self.address.lock();
         if *current != address {
             *current = address;
-            self.readdressed.notify_waiters();
+            self.hurry.notify_waiters();
         }
+    }
+
+    /// The peer, which is dialled from here, is there and waits for it.
+    pub(super) fn knocked(&self) {
+        self.hurry.notify_waiters();
     }
 
     /// Whether a process may connect: of no older incarnation than one seen before, and no other
@@ -284,6 +294,8 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>, kind: Li
         let dialled = tokio::select! {
             biased;
             () = peer.removed.cancelled() => return,
+            // The packets of this attempt may have come before there was anybody.
+            () = peer.hurry.notified() => continue,
             dialled = handshake::dial(&shared, &peer, &address, kind) => dialled,
         };
         match dialled {
@@ -305,12 +317,50 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>, kind: Li
             }
         }
         let pause = backoff.next(&mut *shared.rng.lock());
-        tokio::select! {
-            biased;
-            () = peer.removed.cancelled() => return,
-            () = peer.readdressed.notified() => {}
-            () = sleep(pause) => {}
-        }
+        wait(&peer, pause).await;
+    }
+}
+
+/// Asks the peer, which is the one to dial, to do so now. While nobody was here it has come to try
+/// seldom, and an attempt into the void takes seconds.
+pub(super) async fn keep_knocking(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let mut backoff = Backoff::default();
+    while !peer.removed.is_cancelled() {
+        let standing = peer.control.read().clone();
+        let pause = if let Some(link) = standing {
+            tokio::select! {
+                biased;
+                () = peer.removed.cancelled() => return,
+                () = link.gone.cancelled() => {}
+            }
+            backoff = Backoff::default();
+            backoff.next(&mut *shared.rng.lock())
+        } else {
+            let address = peer.address.lock().clone();
+            let heard = tokio::select! {
+                biased;
+                () = peer.removed.cancelled() => return,
+                heard = handshake::knock(&shared, &peer, &address) => heard,
+            };
+            match heard {
+                Ok(()) => KNOCK_AGAIN,
+                Err(error) => {
+                    tracing::debug!(peer = peer.node.0, %error, "a knock was not heard");
+                    backoff.next(&mut *shared.rng.lock())
+                }
+            }
+        };
+        wait(&peer, pause).await;
+    }
+}
+
+/// Waits until the pause is over, or there is reason to begin anew, or none to go on.
+async fn wait(peer: &Peer, pause: Duration) {
+    tokio::select! {
+        biased;
+        () = peer.removed.cancelled() => {}
+        () = peer.hurry.notified() => {}
+        () = sleep(pause) => {}
     }
 }
 
@@ -385,4 +435,23 @@ async fn wind_up(shared: &Shared, wire: &mut TcpStream) -> Ended {
     }
     tripwire::bye(wire).await;
     timeout(WIRE_GRACE, tripwire::watch(wire)).await.unwrap_or(Ended::Lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_knock_ends_the_pause_between_dials() {
+        let removed = CancellationToken::new();
+        let (peer, _inputs) = Peer::new(NodeId(2), "peer:1".to_owned(), 1, removed);
+        let pause = Duration::from_secs(2);
+        let began = Instant::now();
+        tokio::join!(wait(&peer, pause), async { peer.knocked() });
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        wait(&peer, pause).await;
+        assert_eq!(began.elapsed(), pause, "a knock counts once");
+    }
 }
