@@ -42,6 +42,9 @@ const INLINE_META: u8 = 6;
 const INLINE_NODE: u8 = 8;
 const INLINE_LINK: u8 = 10;
 
+/// What is read at a time of a segment whose messages are looked at from somewhere on.
+const PIECE_BYTES: usize = 256 * 1024;
+
 /// Segments read at the same time: more would only compete for the disk.
 const THREADS_MAX: usize = 4;
 
@@ -70,6 +73,17 @@ impl Survey {
         let slots = slots(file)?;
         let end = match last(&slots) {
             Some((at, lsn)) => lsn + walk(&read(file, at)?, lsn).0 as u64,
+            None => 0,
+        };
+        Ok(Self { slots, end })
+    }
+
+    /// The same of a log that was found to end at `known` before: what lies before that is not read
+    /// again, nor much behind the end.
+    pub(super) fn since(file: &File, known: u64) -> io::Result<Self> {
+        let slots = slots(file)?;
+        let end = match last(&slots) {
+            Some((at, lsn)) => lsn + end_since(file, (at, lsn), known)? as u64,
             None => 0,
         };
         Ok(Self { slots, end })
@@ -189,12 +203,38 @@ fn slot(file: &File, at: u64) -> io::Result<Slot> {
     Ok(if is_sound { Slot::Lsn(lsn) } else { Slot::Unsound })
 }
 
+/// Where the messages of the segment of this lsn, in this place, end.
+fn end_since(file: &File, (place, lsn): (usize, u64), known: u64) -> io::Result<usize> {
+    let known = known.checked_sub(lsn).and_then(|known| usize::try_from(known).ok());
+    let known = known.filter(|known| (HEADER_BYTES..=SEGMENT_BYTES).contains(known));
+    let mut at = known.unwrap_or(HEADER_BYTES);
+    let mut bytes = PIECE_BYTES;
+    loop {
+        let wanted = bytes.min(SEGMENT_BYTES - at);
+        let content = read_part(file, place as u64 * SEGMENT + at as u64, wanted)?;
+        let (walked, stop) = walk_from(&content, at, lsn);
+        // Segment or file may end here.
+        let is_all = content.len() < wanted || at + wanted == SEGMENT_BYTES;
+        if stop != Stop::Cut || is_all {
+            return Ok(walked);
+        }
+        // A message that is larger than a piece is read in one go.
+        bytes = if walked == at { SEGMENT_BYTES } else { PIECE_BYTES };
+        at = walked;
+    }
+}
+
 /// The segment in a place, as far as the file goes.
 fn read(file: &File, at: usize) -> io::Result<Vec<u8>> {
-    let mut content = vec![0; SEGMENT_BYTES];
+    read_part(file, at as u64 * SEGMENT, SEGMENT_BYTES)
+}
+
+/// So many bytes, as far as the file goes.
+fn read_part(file: &File, from: u64, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; bytes];
     let mut have = 0;
     while have < content.len() {
-        match file.read_at(&mut content[have..], at as u64 * SEGMENT + have as u64) {
+        match file.read_at(&mut content[have..], from + have as u64) {
             Ok(0) => break,
             Ok(bytes) => have += bytes,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -208,23 +248,62 @@ fn read(file: &File, at: usize) -> io::Result<Vec<u8>> {
 /// Goes through the messages of the segment of this lsn: where they end, and whether the segment is
 /// full.
 fn walk(content: &[u8], lsn: u64) -> (usize, bool) {
-    let mut at = HEADER_BYTES.min(content.len());
+    let messages = content.get(HEADER_BYTES..).unwrap_or_default();
+    let (end, stop) = walk_from(messages, HEADER_BYTES.min(content.len()), lsn);
+    (end, stop == Stop::Full)
+}
+
+/// Why a walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The segment holds no more.
+    Full,
+    /// No message begins there.
+    End,
+    /// A message may begin there whose end is not in what was read.
+    Cut,
+}
+
+/// Goes through `content`, which stands at `at` in the segment of this lsn.
+fn walk_from(content: &[u8], mut at: usize, lsn: u64) -> (usize, Stop) {
+    let mut rest = content;
     loop {
         if at + MESSAGE_HEADER_BYTES_MAX > SEGMENT_BYTES {
-            return (at, true);
+            return (at, Stop::Full);
         }
-        match message(content.get(at..).unwrap_or_default(), lsn / SEGMENT) {
-            Some((CAP, _)) => return (at, true),
-            Some((_, bytes)) => at += bytes,
-            None => return (at, false),
+        match message(rest, lsn / SEGMENT) {
+            Ok((CAP, _)) => return (at, Stop::Full),
+            Ok((_, bytes)) => {
+                at += bytes;
+                rest = &rest[bytes..];
+            }
+            Err(stop) => return (at, stop),
         }
     }
 }
 
-/// The kind of the message that `content` begins with, and its length; `None` where there is none.
-fn message(content: &[u8], segment: u64) -> Option<(u8, usize)> {
-    let (crc, rest) = content.split_at_checked(CRC_BYTES)?;
-    let (kind, fields) = rest.split_first()?;
+/// The kind of the message that `content` begins with, and its length.
+fn message(content: &[u8], segment: u64) -> Result<(u8, usize), Stop> {
+    let header = content.get(..MESSAGE_HEADER_BYTES_MAX).unwrap_or(content);
+    let is_cut = content.len() < MESSAGE_HEADER_BYTES_MAX;
+    let none = if is_cut { Stop::Cut } else { Stop::End };
+    let (body_at, body_bytes) = header_of(header, segment).ok_or(none)?;
+    let bytes = body_at.checked_add(body_bytes).filter(|bytes| *bytes <= SEGMENT_BYTES);
+    let bytes = bytes.ok_or(Stop::End)?;
+    let body = content.get(body_at..bytes).ok_or(Stop::Cut)?;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(body);
+    hasher.update(&content[CRC_BYTES..body_at]);
+    match le_u32(&content[..CRC_BYTES]) == !hasher.finalize() {
+        true => Ok((content[CRC_BYTES], bytes)),
+        false => Err(Stop::End),
+    }
+}
+
+/// Where the body of a message begins, and its length; `None` where this is no header of this
+/// segment.
+fn header_of(content: &[u8], segment: u64) -> Option<(usize, usize)> {
+    let (kind, fields) = content.get(CRC_BYTES..)?.split_first()?;
     let is_known =
         matches!(*kind, CANCELED | CAP | FREE | COUNTER | INLINE_META | INLINE_NODE | INLINE_LINK);
     if *kind == CORRUPTED || !is_known {
@@ -233,13 +312,8 @@ fn message(content: &[u8], segment: u64) -> Option<(u8, usize)> {
     let (body_bytes, fields) = varint(fields)?;
     let (number, fields) = varint(fields)?;
     let (_page, fields) = varint(fields)?;
-    let body = fields.get(..usize::try_from(body_bytes).ok()?)?;
-    let header_bytes = content.len() - fields.len();
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(body);
-    hasher.update(&content[CRC_BYTES..header_bytes]);
-    let is_sound = number == segment && le_u32(crc) == !hasher.finalize();
-    is_sound.then_some((*kind, header_bytes + body.len()))
+    let body_bytes = usize::try_from(body_bytes).ok()?;
+    (number == segment).then_some((content.len() - fields.len(), body_bytes))
 }
 
 /// sled's integers of 1 to 9 bytes.

@@ -132,6 +132,25 @@ fn replayed(dir: &Path) -> Vec<(u64, usize)> {
 }
 
 #[test]
+fn survey_that_goes_on_finds_the_end_that_one_of_all_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let (store, _) = open(&state);
+    let file = File::open(state.join(DATABASE_FILE)).unwrap();
+    let mut ends = vec![0];
+    for fill in 0..COMMITS {
+        commit(&store, fill);
+        let all = Survey::of(&file).unwrap();
+        for known in &ends {
+            assert_eq!(Survey::since(&file, *known).unwrap(), all, "from {known}");
+        }
+        ends.push(all.end);
+    }
+    assert!(ends.windows(2).all(|pair| pair[0] < pair[1]), "{ends:?}");
+    assert!(ends.last().unwrap() / SEGMENT >= 2, "several segments: {ends:?}");
+}
+
+#[test]
 fn what_is_missing_of_the_log_is_noticed() {
     let (_dir, killed) = killed();
     let segments = replayed(&killed);

@@ -64,7 +64,8 @@ impl SledStore {
     pub(super) fn sync_database(&self, writer: &mut Writer, sequence: u64) -> Result<(), Error> {
         self.call(|db| db.flush())?;
         // What is recorded is durable before it is recorded.
-        let survey = self.survey()?;
+        let survey = Survey::since(&self.file, writer.end);
+        let survey = survey.map_err(|error| io_error("read", &self.path, error))?;
         let synced = writer.database.sync_data();
         synced.map_err(|error| io_error("fdatasync", &self.path, error))?;
         writer.end = survey.end;
