@@ -23,6 +23,8 @@ pub(super) trait DiskFile: Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
     /// Cuts or extends the file.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
+    /// Begins to bring the whole file into memory, where that can be had.
+    fn read_ahead(&self) {}
     /// Lets the next read of a part come from the disk rather than from memory, where that can be
     /// had.
     fn forget_cached(&self, offset: u64, bytes: u64) {
@@ -75,6 +77,11 @@ impl DiskFile for File {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         File::set_len(self, bytes)
+    }
+
+    fn read_ahead(&self) {
+        // Advice: where it is not taken the read waits for the disk.
+        let _ = fadvise(self, 0, None, Advice::WillNeed);
     }
 
     fn forget_cached(&self, offset: u64, bytes: u64) {

@@ -320,8 +320,16 @@ fn read_segments(
 ) -> Result<Read, Error> {
     let mut read = Read::default();
     let mut held: Option<Raw> = None;
+    // The memory of the segment before the one that is held.
+    let mut spare = Vec::new();
+    let mut files = sequences.iter().map(|sequence| open_segment(disk, dir, *sequence)).peekable();
     for sequence in sequences {
-        let raw = read_segment(disk, dir, *sequence)?;
+        let file = files.next().expect("there is a file of each")?;
+        // The disk reads the next segment while this one is looked at.
+        if let Some(Ok(next)) = files.peek() {
+            next.read_ahead();
+        }
+        let raw = read_segment(file, dir, *sequence, std::mem::take(&mut spare))?;
         read.bytes += raw.bytes.len() as u64;
         if let Some(mut before) = held.take() {
             let next = raw.header.ok().filter(|_| before.sequence + 1 == *sequence);
@@ -334,6 +342,7 @@ fn read_segments(
             if before.sequence + 1 != *sequence {
                 replay.damaged((before.sequence + 1, 0), MISSING);
             }
+            spare = before.bytes;
         }
         if let Ok(header) = &raw.header {
             read.epoch = read.epoch.max(header.epoch);
@@ -347,16 +356,27 @@ fn read_segments(
     Ok(read)
 }
 
-fn read_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Raw, Error> {
+fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Arc<dyn DiskFile>, Error> {
+    let path = segment_path(dir, sequence);
+    disk.open(&path).map_err(|source| io_error("read", &path, source))
+}
+
+/// Reads a whole segment into `bytes`, whose memory is used again: fresh memory costs more than
+/// reading from the page cache.
+fn read_segment(
+    file: Arc<dyn DiskFile>,
+    dir: &Path,
+    sequence: u64,
+    mut bytes: Vec<u8>,
+) -> Result<Raw, Error> {
     let path = segment_path(dir, sequence);
     let error = |source| io_error("read", &path, source);
-    let file = disk.open(&path).map_err(error)?;
     let len = file.len().map_err(error)?;
     let segment = Segment { file, bytes: len };
     if len > u64::from(u32::MAX) {
         return Ok(Raw { sequence, segment, bytes: Vec::new(), header: Err(TOO_LONG) });
     }
-    let mut bytes = vec![0; usize::try_from(len).expect("checked against u32")];
+    bytes.resize(usize::try_from(len).expect("checked against u32"), 0);
     segment.file.read_at(&mut bytes, 0).map_err(error)?;
     let header = match SegmentHeader::decode(&bytes) {
         Ok(header) if header.sequence == sequence => Ok(header),
