@@ -344,10 +344,11 @@ impl Writer {
                 }
             }
         }
+        let tail = self.shared.config.tail_share(inner.visible.len());
         for (write, at) in writes.iter().zip(placed) {
             inner.apply(write, segment, *at, sealer);
             if let Some(visible) = inner.visible.get_mut(&write.group) {
-                visible.shed(self.shared.config.tail_bytes_max, write.number);
+                visible.shed(tail, write.number);
             }
         }
         for (group, number) in &self.numbers {
