@@ -242,7 +242,7 @@ impl Default for StorageSection {
         let scrub = ScrubConfig::default();
         Self {
             log_segment_size: Size::mib(64),
-            state_cache_size: Size::mib(24),
+            state_cache_size: Size::mib(8),
             checkpoint_age: checkpoint.age_max,
             snapshot_age: checkpoint.snapshot_age_max,
             snapshot_log_size: Size(checkpoint.snapshot_log_bytes),
