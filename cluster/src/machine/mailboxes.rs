@@ -15,7 +15,8 @@ use crate::model::{MailboxKey, Priority};
 const MAILBOX_BYTES: usize = 40;
 
 /// Rows remembered between batches: 16,384 take some 2 MB, and are the mailboxes of several seconds
-/// at full load. Past it all are forgotten, and read again.
+/// at full load. Past it all are forgotten, and read again; so they are at each checkpoint, since a
+/// shard that was busy once must not keep that memory.
 const REMEMBERED_MAX: usize = 16_384;
 
 /// A mailbox key is a keyed hash: some of its bytes hash it well enough.
@@ -132,6 +133,13 @@ impl Mailboxes {
         if self.remembered.len() > REMEMBERED_MAX {
             self.remembered.clear();
         }
+    }
+
+    /// Gives the memory of what is remembered back. Not within a batch.
+    pub(super) fn forget(&mut self) {
+        assert!(self.touched.is_empty(), "rows that a batch has touched are not written yet");
+        self.remembered = HashMap::default();
+        self.touched = Vec::new();
     }
 }
 

@@ -112,12 +112,14 @@ impl ShardMachine {
         Ok(Applied { outcomes, effects })
     }
 
-    /// Writes what is kept in memory and has changed. Call it before rows are frozen.
+    /// Writes what is kept in memory and has changed, and lets go of what can be read again. Call it
+    /// before rows are frozen.
     ///
     /// # Errors
     /// None today; writing may come to read.
     pub fn flush(&mut self, rows: &mut (impl RowsWrite + ?Sized)) -> Result<(), storage::Error> {
         self.dedup.flush(rows);
+        self.mailboxes.forget();
         let clock = ClockRow { time_ms: self.time_ms, next_part: self.dedup.next_part() };
         rows.put(&layout::clock(), rows::encode(&clock, 32));
         Ok(())
