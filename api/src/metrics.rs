@@ -1,6 +1,10 @@
 //! The names of this crate's metrics, all in one place.
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use std::sync::LazyLock;
+
+use metrics::{
+    Counter, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 /// Open client connections, WebSockets included.
 pub const CONNECTIONS: &str = "heliograph_api_connections";
@@ -82,6 +86,22 @@ impl Drop for Held {
     fn drop(&mut self) {
         gauge!(self.0).decrement(1.0);
     }
+}
+
+// Resolved once, at the recorder installed by then: a look-up for each frame would be one of its
+// larger costs.
+static TEXT_FRAMES: LazyLock<Counter> =
+    LazyLock::new(|| counter!(FRAMES_RECEIVED, "kind" => "text"));
+static MESSAGES_DELIVERED: LazyLock<Counter> = LazyLock::new(|| counter!(DELIVERED));
+
+/// A text frame came.
+pub(crate) fn text_frame_received() {
+    TEXT_FRAMES.increment(1);
+}
+
+/// A socket has taken so many messages.
+pub(crate) fn delivered(messages: usize) {
+    MESSAGES_DELIVERED.increment(messages as u64);
 }
 
 pub(crate) fn request(route: &'static str, status: u16, seconds: f64) {

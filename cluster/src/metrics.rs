@@ -1,4 +1,8 @@
-//! The names of what this crate measures.
+//! The names of what this crate measures, and handles of what is counted for each message.
+
+use std::sync::LazyLock;
+
+use metrics::{Counter, Gauge, Histogram};
 
 /// Commands in one Raft entry.
 pub(crate) const ENTRY_COMMANDS: &str = "heliograph_cluster_entry_commands";
@@ -72,3 +76,15 @@ pub(crate) const KEY_MISSES_TOTAL: &str = "heliograph_cluster_key_lease_misses_t
 pub(crate) const TICKETS_ISSUED_TOTAL: &str = "heliograph_cluster_tickets_issued_total";
 /// Tickets presented to this node, by outcome.
 pub(crate) const TICKETS_TOTAL: &str = "heliograph_cluster_tickets_total";
+
+// Resolved once, at the recorder installed by then: a look-up for each message would be one of the
+// larger costs of counting it.
+
+/// [`ENTRY_COMMANDS`].
+pub(crate) static COMMANDS_OF_ENTRY: LazyLock<Histogram> =
+    LazyLock::new(|| metrics::histogram!(ENTRY_COMMANDS));
+/// [`REQUESTS_IN_FLIGHT`].
+pub(crate) static IN_FLIGHT: LazyLock<Gauge> =
+    LazyLock::new(|| metrics::gauge!(REQUESTS_IN_FLIGHT));
+/// [`PUSHED_TOTAL`].
+pub(crate) static PUSHED: LazyLock<Counter> = LazyLock::new(|| metrics::counter!(PUSHED_TOTAL));

@@ -10,8 +10,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use ::metrics::counter;
 use bytes::Bytes;
-use metrics::counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     entropy::Entropy,
-    metrics::{CLOSES, FRAMES_RECEIVED},
+    metrics::{self, CLOSES},
     server::departure::Departure,
 };
 
@@ -279,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Protocol> Connection<S, P> {
                 Flow::Pause
             }
             (Event::Text(text), State::Open(protocol)) => {
-                counter!(FRAMES_RECEIVED, "kind" => "text").increment(1);
+                metrics::text_frame_received();
                 let flow = protocol.text(text, out, cx);
                 if out.closing().is_some() || !out.has_room() { Flow::Pause } else { flow }
             }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     context::Context,
     machine::{Command, CommandBatch, Outcome, ShardMachine},
+    metrics,
     model::ShardId,
     raft::{EntryAnswer, RaftGroup},
     shard_handle::{Fence, Leadership, ProposeError, Role, ShardPort},
@@ -201,7 +202,7 @@ impl ShardState {
             self.flight = Flight::Idle;
             return;
         }
-        metrics::histogram!(crate::metrics::ENTRY_COMMANDS).record(commands.len() as f64);
+        metrics::COMMANDS_OF_ENTRY.record(commands.len() as f64);
         let time_ms = self.time.propose(leadership.term, self.group.core.time_ms());
         self.company.departed(prompt - self.prompt, Instant::now());
         let data = CommandBatch { time_ms, commands }.encode();

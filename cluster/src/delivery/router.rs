@@ -160,7 +160,7 @@ impl Router {
             ::metrics::counter!(metrics::REQUESTS_SHED_TOTAL).increment(1);
             return Err(RelayError::Overloaded);
         };
-        ::metrics::gauge!(metrics::REQUESTS_IN_FLIGHT).increment(1.0);
+        metrics::IN_FLIGHT.increment(1.0);
         Ok(Some(Permit { _permit: permit }))
     }
 
@@ -298,7 +298,7 @@ struct Permit<'a> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        ::metrics::gauge!(metrics::REQUESTS_IN_FLIGHT).decrement(1.0);
+        metrics::IN_FLIGHT.decrement(1.0);
     }
 }
 

@@ -373,7 +373,7 @@ impl Sessions {
             Some(push) => {
                 if let Push::Messages(messages) = &push {
                     let count = messages.len() as u64;
-                    ::metrics::counter!(metrics::PUSHED_TOTAL).increment(count);
+                    metrics::PUSHED.increment(count);
                 }
                 entry.sink.push(push)
             }

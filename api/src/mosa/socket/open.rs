@@ -13,7 +13,6 @@ use heliograph_cluster::{
     Session, Window,
     model::{DeviceId, Message, MessageId, Priority},
 };
-use metrics::counter;
 use tokio::time::Instant;
 
 use super::{
@@ -27,7 +26,7 @@ use super::{
 };
 use crate::{
     entropy::Entropy,
-    metrics::{DELIVERED, Held, WEBSOCKETS},
+    metrics::{self, Held, WEBSOCKETS},
     problem::{Code, Problem},
     websocket::{
         Acknowledgement, Outbox,
@@ -445,7 +444,7 @@ impl Open {
             return;
         }
         let written = std::mem::take(&mut self.unwritten);
-        counter!(DELIVERED).increment(written.len() as u64);
+        metrics::delivered(written.len());
         self.session.written(&written);
     }
 
