@@ -282,33 +282,51 @@ impl History {
     }
 }
 
-/// The most events a recorder takes: a guard against a run that never ends, at about 100 bytes
-/// an event below half a gigabyte.
-const EVENTS_MAX: usize = 4_000_000;
+/// The most events a recorder takes, at about 100 bytes each: a run must not take its machine's
+/// memory.
+const EVENTS_MAX: usize = 16_000_000;
 
 /// Takes down a history while it happens; clones write into the same one.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     started: Instant,
     events: Arc<Mutex<Vec<Event>>>,
+    events_max: usize,
 }
 
 impl Recorder {
     /// An empty history that starts at `started`.
     pub fn new(started: Instant) -> Self {
-        Self { started, events: Arc::default() }
+        Self::with_room(started, EVENTS_MAX)
+    }
+
+    fn with_room(started: Instant, events_max: usize) -> Self {
+        Self { started, events: Arc::default(), events_max }
     }
 
     /// Takes down an event at the present time.
     ///
     /// # Panics
-    /// When the run is far longer than any run may be.
+    /// When the run goes on long after [`Self::is_nearly_full`].
     pub fn record(&self, process: u32, phase: Phase, operation: Operation) {
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(events.len() < EVENTS_MAX, "a run of more than {EVENTS_MAX} events");
+        assert!(events.len() < self.events_max, "a run of more than {} events", self.events_max);
         // The time is read under the lock, so that the order of the list is the order of time.
         let at = self.started.elapsed();
         events.push(Event { at, process, phase, operation });
+    }
+
+    /// Whether the run should end because its history has grown too long: there is room left for
+    /// what its end tells.
+    pub fn is_nearly_full(&self) -> bool {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.len() >= self.events_max / 8 * 7
+    }
+
+    /// The history of a run that has ended; the recorder is empty then.
+    pub fn take_history(&self) -> History {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        History { events: std::mem::take(&mut events) }
     }
 
     /// The history so far.
@@ -321,6 +339,19 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_recorder_says_in_time_that_it_is_nearly_full() {
+        let recorder = Recorder::with_room(Instant::now(), 16);
+        let read = Operation::Read { mailbox: MailboxNumber(1), reading: Reading(1) };
+        for _ in 0..14 {
+            assert!(!recorder.is_nearly_full());
+            recorder.record(1, Phase::Invoke, read.clone());
+        }
+        assert!(recorder.is_nearly_full());
+        assert_eq!(recorder.take_history().events.len(), 14);
+        assert!(!recorder.is_nearly_full());
+    }
 
     #[test]
     fn a_history_survives_being_saved() {

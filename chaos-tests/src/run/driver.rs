@@ -134,7 +134,7 @@ pub async fn run(
     cut_short = cut_short.or(error);
     let compared = after(cluster, order, folder, &recorder, whole, watcher).await;
     cut_short = cut_short.or(compared.err());
-    let history = recorder.history();
+    let history = recorder.take_history();
     let verdict = check(&history, &profile.expectation());
     let cut_short = cut_short.map(|error| format!("{error:#}"));
     Ok(Finished { history, verdict, report, cut_short })
@@ -211,6 +211,10 @@ impl<W: Watcher> Drive<'_, W> {
             let is_over = elapsed > time && plan.has_done_all() || elapsed > time * STRETCH;
             let is_broken = || checker::is_broken_so_far(&self.recorder.history());
             if is_over || stop.is_cancelled() || self.order.until == Until::Broken && is_broken() {
+                return Ok(());
+            }
+            if self.recorder.is_nearly_full() {
+                self.watcher.step("the history is as long as it may be: the run ends early");
                 return Ok(());
             }
             let (index, mut rng) = plan.next_step();
