@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::{
     body,
     config::SegmentLogConfig,
+    format::{RECORD_HEADER_BYTES, padded},
     index::Slot,
     replay::segment_path,
     report::Damage,
@@ -56,6 +57,13 @@ impl Which {
 pub(super) struct Move {
     pub(super) group: GroupId,
     pub(super) entries: Vec<LogEntry>,
+}
+
+impl Move {
+    /// The bytes of its record, where sealing an entry adds `overhead`.
+    pub(super) fn record_bytes(&self, overhead: usize) -> usize {
+        RECORD_HEADER_BYTES + padded(body::entries_bytes(&self.entries, overhead))
+    }
 }
 
 impl Inner {

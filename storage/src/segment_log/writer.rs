@@ -8,7 +8,7 @@ use super::{
     clock::now,
     compact::{Compaction, Move, Which},
     disk::Disk,
-    format::{Kind, LOG_GROUP, RECORD_HEADER_BYTES, RecordHeader, padded},
+    format::{Kind, LOG_GROUP, RECORD_HEADER_BYTES, RecordHeader},
     index::Slot,
     open::{Active, Segment, roll},
     replay::segment_path,
@@ -212,7 +212,7 @@ impl Writer {
         sealer: &Sealer,
     ) -> Result<(Vec<u64>, Vec<u64>), Error> {
         let overhead = sealer.overhead();
-        let moved = tidy.moves.iter().map(|moved| move_bytes(moved, overhead)).sum::<usize>();
+        let moved = tidy.moves.iter().map(|moved| moved.record_bytes(overhead)).sum::<usize>();
         let head = if tidy.dead.is_empty() { 0 } else { RECORD_HEADER_BYTES + HEAD_BYTES };
         let bytes = writes.iter().map(|write| record_bytes(&write.change, overhead));
         let bytes = moved + head + bytes.sum::<usize>();
@@ -475,10 +475,6 @@ fn slots(
         offset += (ENTRY_HEADER_BYTES + payload) as u64;
         (entry.position.index, slot)
     })
-}
-
-fn move_bytes(moved: &Move, overhead: usize) -> usize {
-    RECORD_HEADER_BYTES + padded(body::entries_bytes(&moved.entries, overhead))
 }
 
 /// The end of all writing: what was being written fails with `error`, the rest as fail-safe.
