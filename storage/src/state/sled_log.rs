@@ -70,12 +70,7 @@ pub(super) struct Survey {
 impl Survey {
     /// Reads the segments' headers, and the last segment.
     pub(super) fn of(file: &File) -> io::Result<Self> {
-        let slots = slots(file)?;
-        let end = match last(&slots) {
-            Some((at, lsn)) => lsn + walk(&read(file, at)?, lsn).0 as u64,
-            None => 0,
-        };
-        Ok(Self { slots, end })
+        Self::since(file, 0)
     }
 
     /// The same of a log that was found to end at `known` before: what lies before that is not read

@@ -141,6 +141,8 @@ fn survey_that_goes_on_finds_the_end_that_one_of_all_finds() {
     for fill in 0..COMMITS {
         commit(&store, fill);
         let all = Survey::of(&file).unwrap();
+        let (at, lsn) = last(&all.slots).unwrap();
+        assert_eq!(all.end, lsn + walk(&read(&file, at).unwrap(), lsn).0 as u64);
         for known in &ends {
             assert_eq!(Survey::since(&file, *known).unwrap(), all, "from {known}");
         }

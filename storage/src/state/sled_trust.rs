@@ -64,8 +64,7 @@ impl SledStore {
     pub(super) fn sync_database(&self, writer: &mut Writer, sequence: u64) -> Result<(), Error> {
         self.call(|db| db.flush())?;
         // What is recorded is durable before it is recorded.
-        let survey = Survey::since(&self.file, writer.end);
-        let survey = survey.map_err(|error| io_error("read", &self.path, error))?;
+        let survey = self.survey(writer.end)?;
         let synced = writer.database.sync_data();
         synced.map_err(|error| io_error("fdatasync", &self.path, error))?;
         writer.end = survey.end;
@@ -74,11 +73,12 @@ impl SledStore {
 
     /// Records how the database was opened, or closed.
     pub(super) fn record_as_is(&self, sequence: u64) -> Result<(), Error> {
-        self.write_record(Record::new(sequence, self.survey()?))
+        self.write_record(Record::new(sequence, self.survey(0)?))
     }
 
-    fn survey(&self) -> Result<Survey, Error> {
-        Survey::of(&self.file).map_err(|error| io_error("read", &self.path, error))
+    /// Of a log that ended at `known` before; 0 where that is not known.
+    fn survey(&self, known: u64) -> Result<Survey, Error> {
+        Survey::since(&self.file, known).map_err(|error| io_error("read", &self.path, error))
     }
 
     fn write_record(&self, record: Record) -> Result<(), Error> {
