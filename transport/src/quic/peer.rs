@@ -291,13 +291,9 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>, kind: Li
     let mut backoff = Backoff::default();
     while !peer.removed.is_cancelled() {
         let address = peer.address.lock().clone();
-        let dialled = tokio::select! {
-            biased;
-            () = peer.removed.cancelled() => return,
-            // The packets of this attempt may have come before there was anybody.
-            () = peer.hurry.notified() => continue,
-            dialled = handshake::dial(&shared, &peer, &address, kind) => dialled,
-        };
+        let dial = handshake::dial(&shared, &peer, &address, kind);
+        // The packets of an attempt that is given up may have come before there was anybody.
+        let Some(dialled) = unless_hurried(&peer, dial).await else { continue };
         match dialled {
             Ok(established) => {
                 let connection = established.connection.clone();
@@ -317,7 +313,7 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>, kind: Li
             }
         }
         let pause = backoff.next(&mut *shared.rng.lock());
-        wait(&peer, pause).await;
+        unless_hurried(&peer, sleep(pause)).await;
     }
 }
 
@@ -337,11 +333,8 @@ pub(super) async fn keep_knocking(shared: Arc<Shared>, peer: Arc<Peer>) {
             backoff.next(&mut *shared.rng.lock())
         } else {
             let address = peer.address.lock().clone();
-            let heard = tokio::select! {
-                biased;
-                () = peer.removed.cancelled() => return,
-                heard = handshake::knock(&shared, &peer, &address) => heard,
-            };
+            let knock = handshake::knock(&shared, &peer, &address);
+            let Some(heard) = unless_hurried(&peer, knock).await else { continue };
             match heard {
                 Ok(()) => KNOCK_AGAIN,
                 Err(error) => {
@@ -350,17 +343,17 @@ pub(super) async fn keep_knocking(shared: Arc<Shared>, peer: Arc<Peer>) {
                 }
             }
         };
-        wait(&peer, pause).await;
+        unless_hurried(&peer, sleep(pause)).await;
     }
 }
 
-/// Waits until the pause is over, or there is reason to begin anew, or none to go on.
-async fn wait(peer: &Peer, pause: Duration) {
+/// What `step` comes to; `None` where there was reason to begin anew, or none to go on.
+async fn unless_hurried<T>(peer: &Peer, step: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
-        () = peer.removed.cancelled() => {}
-        () = peer.hurry.notified() => {}
-        () = sleep(pause) => {}
+        () = peer.removed.cancelled() => None,
+        () = peer.hurry.notified() => None,
+        outcome = step => Some(outcome),
     }
 }
 
@@ -443,15 +436,36 @@ mod tests {
 
     use super::*;
 
+    fn peer() -> Arc<Peer> {
+        Peer::new(NodeId(2), "peer:1".to_owned(), 1, CancellationToken::new()).0
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_knock_ends_the_pause_between_dials() {
-        let removed = CancellationToken::new();
-        let (peer, _inputs) = Peer::new(NodeId(2), "peer:1".to_owned(), 1, removed);
+        let peer = peer();
         let pause = Duration::from_secs(2);
         let began = Instant::now();
-        tokio::join!(wait(&peer, pause), async { peer.knocked() });
+        let (paused, ()) = tokio::join!(unless_hurried(&peer, sleep(pause)), async {
+            peer.knocked();
+        });
+        assert!(paused.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
-        wait(&peer, pause).await;
-        assert_eq!(began.elapsed(), pause, "a knock counts once");
+        assert!(unless_hurried(&peer, sleep(pause)).await.is_some(), "a knock counts once");
+        assert_eq!(began.elapsed(), pause);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_knock_ends_an_attempt_that_nobody_answers() {
+        let peer = peer();
+        let attempt = unless_hurried(&peer, std::future::pending::<()>());
+        let (dialled, ()) = tokio::join!(attempt, async { peer.knocked() });
+        assert!(dialled.is_none(), "the dialler begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_peer_is_not_waited_for() {
+        let peer = peer();
+        peer.removed.cancel();
+        assert!(unless_hurried(&peer, std::future::pending::<()>()).await.is_none());
     }
 }
