@@ -165,3 +165,35 @@ pub(super) fn read_gaps(
         None => Ok(GapsRow::default()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use heliograph_storage::MemoryRows;
+
+    use super::*;
+
+    #[test]
+    fn what_was_forgotten_takes_no_memory_and_is_read_again() {
+        let mut rows = MemoryRows::default();
+        let mut mailboxes = Mailboxes::default();
+        for number in 0..100 {
+            mailboxes.get(&rows, &MailboxKey([number; 16])).unwrap().accepted =
+                1 + u64::from(number);
+        }
+        mailboxes.write(&mut rows);
+        mailboxes.forget();
+        assert_eq!((mailboxes.remembered.capacity(), mailboxes.touched.capacity()), (0, 0));
+        for number in 0..100 {
+            let row = mailboxes.get(&rows, &MailboxKey([number; 16])).unwrap();
+            assert_eq!(row.accepted, 1 + u64::from(number));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not written yet")]
+    fn what_a_batch_has_changed_is_not_forgotten() {
+        let mut mailboxes = Mailboxes::default();
+        mailboxes.get(&MemoryRows::default(), &MailboxKey([1; 16])).unwrap().accepted = 1;
+        mailboxes.forget();
+    }
+}
