@@ -34,6 +34,10 @@ const LARGE: &[u8] = b"large";
 /// How often a read looks again whose row changed between its two look-ups.
 const LOOKS_MAX: u32 = 8;
 
+/// How often a commit asks for freeing: the first three let what it replaced itself grow old enough,
+/// and each frees 8 bags of up to 64 things.
+const FREE_ROUNDS: usize = 16;
+
 /// An open database.
 pub(super) struct Database {
     rows: sled::Db,
@@ -159,7 +163,9 @@ impl Database {
 
     /// Hands everything to the operating system.
     pub(super) fn flush(&self) -> sled::Result<()> {
-        self.rows.flush().map(drop)
+        self.rows.flush()?;
+        free_what_was_replaced();
+        Ok(())
     }
 
     /// What it takes on disk.
@@ -189,6 +195,15 @@ impl Database {
 pub(super) fn close_database(db: Option<Database>) {
     if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
         tracing::error!("state database panicked while it was closed");
+    }
+}
+
+/// Frees what writes have replaced. sled leaves that to `crossbeam-epoch`, which looks only now and
+/// then while somebody reads or writes: after a commit several buffers of [`SEGMENT_BYTES`] would
+/// wait for the next one. What another thread still looks at stays until then.
+fn free_what_was_replaced() {
+    for _ in 0..FREE_ROUNDS {
+        sled::pin().flush();
     }
 }
 
