@@ -10,7 +10,8 @@
 //!   the same with idle connections.
 //! * [`kill`] kills leaders' nodes under load.
 //! * [`cold`] starts a node that has much data.
-//! * [`disk`] measures what one `fdatasync` takes here: the floor under all of it.
+//! * [`disk`] measures what one `fdatasync` takes here: the floor under all of it. [`stalls`] tells
+//!   for how long the machine itself stands still.
 //! * [`suite`] does all of that and holds it against the [`bars`].
 //!
 //! With what: [`target`] is the cluster, [`fleet`] the registered devices whose recipients read and
@@ -36,6 +37,7 @@ mod plot;
 mod recipient;
 pub mod reign;
 pub mod report;
+pub mod stalls;
 pub mod stored;
 pub mod suite;
 pub mod sweep;

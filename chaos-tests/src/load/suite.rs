@@ -16,7 +16,7 @@ use super::{
     machine::Machine,
     open,
     report::{LoadReport, median},
-    stored,
+    stalls, stored,
     target::{Fresh, Target},
     traffic::Traffic,
 };
@@ -32,6 +32,8 @@ const MANY_SENDERS: u32 = 16;
 const SYNCS: u32 = 2_000;
 /// Longer than the longest pause between two Pings (45 s).
 const HOLD: Duration = Duration::from_secs(60);
+/// For how long the machine is watched before the loads.
+const WATCHED: Duration = Duration::from_secs(10);
 /// Longer than the 30 s after which what has changed goes from memory to the disk.
 const SETTLE: Duration = Duration::from_secs(40);
 /// Shards of the idle clusters.
@@ -147,6 +149,7 @@ async fn load(plan: &Plan) -> Result<Seen> {
     ];
     let target = Target::fresh(&plan.fresh).await?;
     let mut disks = vec![disk::here(SYNCS).await?];
+    let stalls = stalls::here(WATCHED).await?;
     let (mut closed_runs, mut open_runs) = (vec![Vec::new(); loads.len()], Vec::new());
     // Round by round, so that a disturbance of the machine does not hit one load alone.
     for round in 1..=plan.runs {
@@ -172,7 +175,7 @@ async fn load(plan: &Plan) -> Result<Seen> {
         long.nodes_cpu_seconds_per_100k,
         long.written_bytes_per_message,
     ]);
-    let reports = json!({"disk": disks, "closed": closed_runs, "open": open_runs, "long": long});
+    let reports = json!({"disk": disks, "stalls": stalls, "closed": closed_runs, "open": open_runs, "long": long});
     Ok((seen, reports))
 }
 

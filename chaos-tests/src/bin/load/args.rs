@@ -125,6 +125,12 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 2_000)]
         writes: u32,
     },
+    /// Watch for how long the machine itself stands still: nothing else should run
+    Stalls {
+        /// For how long
+        #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(1..))]
+        seconds: u64,
+    },
     /// Fill a fresh cluster and start one of its nodes again and again: cold starts
     Cold {
         #[command(flatten)]

@@ -10,8 +10,8 @@ use clap::Parser as _;
 use heliograph_chaos_tests::{
     descriptors,
     load::{
-        beside, closed, cold, crowd::Crowd, disk, idle, idle_cpu, kill, open, stored, suite, sweep,
-        target::Target,
+        beside, closed, cold, crowd::Crowd, disk, idle, idle_cpu, kill, open, stalls, stored,
+        suite, sweep, target::Target,
     },
 };
 use serde::Serialize;
@@ -32,6 +32,7 @@ async fn run(cli: Cli) -> Result<String> {
     let fresh = cli.fresh();
     match cli.command {
         Command::Disk { writes } => pretty(&disk::here(writes).await?),
+        Command::Stalls { seconds } => pretty(&stalls::here(Duration::from_secs(seconds)).await?),
         Command::Cold { cold } => pretty(&cold::run(&fresh, cold.plan()).await?),
         Command::Kill { kill } => pretty(&kill::run(&fresh, kill.plan()).await?),
         Command::Suite(suite) => {
@@ -91,7 +92,11 @@ async fn on_target(cli: Cli) -> Result<String> {
             let plan = beside::Plan { connections: idle_connections, runs, load: closed.plan() };
             pretty(&beside::run(&target, plan).await?)
         }
-        Command::Disk { .. } | Command::Cold { .. } | Command::Kill { .. } | Command::Suite(_) => {
+        Command::Disk { .. }
+        | Command::Stalls { .. }
+        | Command::Cold { .. }
+        | Command::Kill { .. }
+        | Command::Suite(_) => {
             unreachable!("they bring their own cluster or need none: see above")
         }
     }
