@@ -142,6 +142,52 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 mod tests {
     use super::*;
 
+    fn node(id: u16, cores: f64) -> NodeUse {
+        NodeUse {
+            id,
+            cores,
+            resident_bytes: 8_192,
+            anonymous_bytes: 4_096,
+            written_bytes_per_second: cores * 200_000.0,
+        }
+    }
+
+    /// The comparison, a crate outside the workspace, reads a report by its names.
+    #[test]
+    fn a_report_has_the_names_that_are_read_elsewhere() {
+        let times =
+            Latency { count: 9, p50_ms: 1.0, p90_ms: 1.5, p99_ms: 2.0, p999_ms: 2.5, max_ms: 3.0 };
+        let generator =
+            NodeUse { resident_bytes: 4_096, written_bytes_per_second: 0.0, ..node(0, 0.25) };
+        let refused = [("mailbox_full", 3), ("unavailable", 1)];
+        let report = LoadReport {
+            mode: Mode::Closed,
+            over: Over::Ws,
+            load: 128,
+            senders: 12,
+            mailboxes: 100,
+            content_bytes: 256,
+            seconds: 2.0,
+            accepted: 200,
+            accepted_per_second: 100.0,
+            delivered_per_second: 99.0,
+            refused: refused.map(|(code, times)| (code.to_owned(), times)).into(),
+            out_of_order: 0,
+            drain_seconds: 0.5,
+            accept: times,
+            deliver: times,
+            cores_a_node: 0.375,
+            nodes_cpu_seconds_per_100k: 750.0,
+            written_bytes_per_message: 1_500.0,
+            leadership: Leadership { elections: 0, terms: Some(0) },
+            generator,
+            nodes: vec![node(1, 0.5), node(2, 0.25)],
+        };
+        let written = serde_json::to_string_pretty(&report).unwrap();
+        let read = include_str!("../../comparison/fixtures/load_report.json");
+        assert_eq!(written, read.trim_end(), "the comparison reads the old names");
+    }
+
     #[test]
     fn the_median_is_in_the_middle() {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);

@@ -35,7 +35,7 @@ const HOLD: Duration = Duration::from_secs(60);
 /// For how long the machine is watched before the loads.
 const WATCHED: Duration = Duration::from_secs(10);
 /// Longer than the 30 s after which what has changed goes from memory to the disk.
-const SETTLE: Duration = Duration::from_secs(40);
+const SETTLE: Duration = Duration::from_secs(60);
 /// Shards of the idle clusters.
 const IDLE_SHARDS: [u16; 2] = [16, 64];
 /// Mailboxes of one message each.
@@ -147,25 +147,25 @@ async fn load(plan: &Plan) -> Result<Seen> {
         plan.closed(16, closed::SENDERS, 1),
         plan.closed(1_024, MANY_SENDERS, 1),
     ];
-    let target = Target::fresh(&plan.fresh).await?;
     let mut disks = vec![disk::here(SYNCS).await?];
     let stalls = stalls::here(WATCHED).await?;
     let (mut closed_runs, mut open_runs) = (vec![Vec::new(); loads.len()], Vec::new());
-    // Round by round, so that a disturbance of the machine does not hit one load alone.
+    // Round by round, so that a disturbance of the machine does not hit one load alone; and each on
+    // a cluster of its own, which does not write down what the load before it left.
     for round in 1..=plan.runs {
         for (load, runs) in loads.iter().zip(&mut closed_runs) {
             let (in_flight, mailboxes) = (load.in_flight, load.traffic.mailboxes);
             eprintln!("round {round}: {in_flight} in flight, {mailboxes} mailboxes");
-            runs.push(closed::run(&target, *load).await?);
+            runs.push(closed::run(&Target::fresh(&plan.fresh).await?, *load).await?);
         }
         eprintln!("round {round}: {RATE} a second");
         let open = open::Plan { rate: RATE, traffic: plan.traffic };
-        open_runs.push(open::run(&target, open).await?);
+        open_runs.push(open::run(&Target::fresh(&plan.fresh).await?, open).await?);
         disks.push(disk::here(SYNCS).await?);
     }
     let mut long = plan.usual();
     long.traffic.time = plan.long;
-    let long = closed::run(&target, long).await?;
+    let long = closed::run(&Target::fresh(&plan.fresh).await?, long).await?;
     let of = |runs: &[LoadReport], value: fn(&LoadReport) -> f64| median(runs.iter().map(value));
     let mut seen: Vec<f64> =
         closed_runs.iter().map(|runs| of(runs, |run| run.accepted_per_second)).collect();
@@ -175,7 +175,9 @@ async fn load(plan: &Plan) -> Result<Seen> {
         long.nodes_cpu_seconds_per_100k,
         long.written_bytes_per_message,
     ]);
-    let reports = json!({"disk": disks, "stalls": stalls, "closed": closed_runs, "open": open_runs, "long": long});
+    let reports = json!({
+        "disk": disks, "stalls": stalls, "closed": closed_runs, "open": open_runs, "long": long,
+    });
     Ok((seen, reports))
 }
 
