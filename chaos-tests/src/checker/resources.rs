@@ -1,7 +1,5 @@
 //! Resources: what was taken under faults is given back.
 
-use std::collections::HashMap;
-
 use super::verdict::{Check, Finding};
 use crate::history::{History, Moment, Operation};
 
@@ -14,37 +12,71 @@ const DESCRIPTORS_MORE: u64 = 64;
 /// Threads may be so many more: those for blocking work stay a while.
 const THREADS_MORE: u64 = 32;
 
+/// What a process uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Bytes of heap and stacks.
+    pub memory: u64,
+    /// File descriptors.
+    pub descriptors: u64,
+    /// Threads.
+    pub threads: u64,
+}
+
+/// How much a node may use once everything has settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds(Used);
+
+impl Bounds {
+    /// By what nodes used before the first fault: the most of each resource that any of them did.
+    /// `None` where nobody looked.
+    pub fn by(before: &[Used]) -> Option<Self> {
+        let most = |of: fn(&Used) -> u64| before.iter().map(of).max();
+        Some(Self(Used {
+            memory: most(|used| used.memory)? * MEMORY_TIMES + MEMORY_MORE,
+            descriptors: most(|used| used.descriptors)? + DESCRIPTORS_MORE,
+            threads: most(|used| used.threads)? + THREADS_MORE,
+        }))
+    }
+
+    /// Whether a node that uses so much has given back what it took.
+    pub fn hold(&self, used: Used) -> bool {
+        self.exceeded(used).next().is_none()
+    }
+
+    /// Each resource that is over its bound: its name, the bound, what is used.
+    fn exceeded(&self, used: Used) -> impl Iterator<Item = (&'static str, u64, u64)> {
+        let resources = [
+            ("bytes of memory", self.0.memory, used.memory),
+            ("descriptors", self.0.descriptors, used.descriptors),
+            ("threads", self.0.threads, used.threads),
+        ];
+        resources.into_iter().filter(|(_, bound, used)| used > bound)
+    }
+}
+
 /// Checks what each node uses after everything has settled against what it, or the most that any
 /// node, used before the first fault. Counts nodes that were compared.
 pub fn check(history: &History) -> Check {
     let mut check = Check::new("resources");
-    let mut readings: HashMap<Moment, Vec<(u16, [u64; 3])>> = HashMap::new();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
     for event in &history.events {
         let Operation::Resources { node, moment, anonymous_bytes, descriptors, threads } =
             &event.operation
         else {
             continue;
         };
-        let used = [*anonymous_bytes, *descriptors, *threads];
-        readings.entry(*moment).or_default().push((*node, used));
+        let used = Used { memory: *anonymous_bytes, descriptors: *descriptors, threads: *threads };
+        match moment {
+            Moment::Before => before.push(used),
+            Moment::After => after.push((*node, used)),
+        }
     }
-    let before = readings.remove(&Moment::Before).unwrap_or_default();
-    let after = readings.remove(&Moment::After).unwrap_or_default();
-    let most = |i: usize| before.iter().map(|(_, used)| used[i]).max();
-    let (Some(memory), Some(descriptors), Some(threads)) = (most(0), most(1), most(2)) else {
-        return check;
-    };
-    let bounds = [
-        ("bytes of memory", memory * MEMORY_TIMES + MEMORY_MORE),
-        ("descriptors", descriptors + DESCRIPTORS_MORE),
-        ("threads", threads + THREADS_MORE),
-    ];
+    let Some(bounds) = Bounds::by(&before) else { return check };
     for (node, used) in after {
         check.counted += 1;
-        for ((resource, bound), used) in bounds.into_iter().zip(used) {
-            if used > bound {
-                check.find(Finding::NotBackToBaseline { node, resource, bound, used });
-            }
+        for (resource, bound, used) in bounds.exceeded(used) {
+            check.find(Finding::NotBackToBaseline { node, resource, bound, used });
         }
     }
     check
@@ -60,6 +92,16 @@ mod tests {
         let resources =
             Operation::Resources { node, moment, anonymous_bytes, descriptors, threads };
         then(history, Phase::Ok, resources)
+    }
+
+    #[test]
+    fn bounds_are_by_the_node_that_used_most() {
+        let used = |memory, threads| Used { memory, descriptors: 100, threads };
+        let bounds = Bounds::by(&[used(10 << 20, 30), used(20 << 20, 20)]).unwrap();
+        assert!(bounds.hold(used(136 << 20, 62)));
+        assert!(!bounds.hold(used((136 << 20) + 1, 62)));
+        assert!(!bounds.hold(used(136 << 20, 63)));
+        assert_eq!(Bounds::by(&[]), None);
     }
 
     #[test]

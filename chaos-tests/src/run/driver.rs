@@ -15,11 +15,11 @@ use super::{
     profile::{Profile, Spec, Step},
 };
 use crate::{
-    checker::{self, Verdict, check},
+    checker::{self, Verdict, check, resources::Bounds},
     cluster::{ClientPort, Clocks, Disks, LocalCluster, Options},
     descriptors,
     faults::{Fault, Inflicted, Nemesis, clock, preload},
-    history::{History, Moment, Recorder},
+    history::{History, Recorder},
     workload::{Report, Workload},
 };
 
@@ -115,6 +115,7 @@ pub async fn run(
         order,
         nemesis: Nemesis::new(&recorder, order.second.clone()),
         cluster,
+        bounds: None,
         workload,
         recorder,
         watcher,
@@ -124,7 +125,7 @@ pub async fn run(
     let settled = drive.settle().await;
     let whole = settled.is_ok();
     cut_short = cut_short.or(settled.err());
-    let Drive { cluster, workload, recorder, watcher, .. } = drive;
+    let Drive { cluster, bounds, workload, recorder, watcher, .. } = drive;
     watcher.step("waiting for the last messages");
     let finished = workload.finish_within(DRAIN_PATIENCE).await;
     let (report, error) = match finished {
@@ -132,7 +133,7 @@ pub async fn run(
         Err(error) => (None, Some(error)),
     };
     cut_short = cut_short.or(error);
-    let compared = after(cluster, order, folder, &recorder, whole, watcher).await;
+    let compared = after((cluster, bounds), order, folder, &recorder, whole, watcher).await;
     cut_short = cut_short.or(compared.err());
     let history = recorder.take_history();
     let verdict = check(&history, &profile.expectation());
@@ -164,7 +165,7 @@ fn options(order: &Order) -> Options {
 
 /// Compares replicas and reads logs, when the traffic has ended.
 async fn after(
-    mut cluster: LocalCluster,
+    (mut cluster, bounds): (LocalCluster, Option<Bounds>),
     order: &Order,
     folder: &Path,
     recorder: &Recorder,
@@ -173,8 +174,9 @@ async fn after(
 ) -> Result<()> {
     let mut compared = Ok(());
     if is_whole {
+        watcher.step("waiting for memory to be given back");
+        observe::resources_after(&mut cluster, recorder, bounds).await;
         watcher.step("comparing the replicas");
-        observe::resources(&mut cluster, recorder, Moment::After);
         compared = observe::replicas(&mut cluster, recorder).await;
     }
     let stopped = cluster.stop().await;
@@ -191,6 +193,8 @@ struct Drive<'a, W> {
     order: &'a Order,
     nemesis: Nemesis,
     cluster: LocalCluster,
+    /// What nodes may use in the end, once there was a look at them.
+    bounds: Option<Bounds>,
     workload: Workload,
     recorder: Recorder,
     watcher: &'a mut W,
@@ -202,7 +206,7 @@ impl<W: Watcher> Drive<'_, W> {
         let profile = &self.order.profile;
         self.watcher.step("warming up");
         self.flow(WARM_UP).await?;
-        observe::resources(&mut self.cluster, &self.recorder, Moment::Before);
+        self.bounds = observe::resources_before(&mut self.cluster, &self.recorder);
         let time = Duration::from_secs_f64(profile.minutes * 60.0);
         let began = Instant::now();
         let mut plan = Plan::new(profile.step.len(), self.order.seed);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::profile::ExpectedError;
 use crate::{
+    checker::resources::{Bounds, Used},
     cluster::{LocalCluster, Standing},
     history::{Moment, Operation, Phase, Recorder},
 };
@@ -19,6 +20,9 @@ use crate::{
 const OBSERVER: u32 = 0;
 /// Between two looks at a node: less than a cut-off leader's licence and the checker's grace.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long nodes have to give back what they took under faults: what has changed goes from memory
+/// to the disk within 30 s, and the allocator gives memory back within 10 s more.
+const GIVING_BACK: Duration = Duration::from_secs(60);
 /// The longest line of a log that is kept.
 const LINE_BYTES_MAX: usize = 500;
 
@@ -65,18 +69,49 @@ async fn look(admin: SocketAddr, recorder: Recorder, started: Instant) {
     }
 }
 
-/// Takes down what each running node uses.
-pub(super) fn resources(cluster: &mut LocalCluster, recorder: &Recorder, moment: Moment) {
+/// Takes down what each running node uses before the first fault. Answers how much each may use in
+/// the end.
+pub(super) fn resources_before(cluster: &mut LocalCluster, recorder: &Recorder) -> Option<Bounds> {
+    let nodes = used(cluster);
+    take_down(&nodes, Moment::Before, recorder);
+    Bounds::by(&nodes.iter().map(|(_, used)| *used).collect::<Vec<_>>())
+}
+
+/// Takes down what each running node uses in the end: once all have given back what they took, or
+/// after [`GIVING_BACK`].
+pub(super) async fn resources_after(
+    cluster: &mut LocalCluster,
+    recorder: &Recorder,
+    bounds: Option<Bounds>,
+) {
+    let patience = Instant::now() + GIVING_BACK;
+    let mut tick = interval(EVERY);
+    loop {
+        tick.tick().await;
+        let nodes = used(cluster);
+        let given_back =
+            bounds.is_none_or(|bounds| nodes.iter().all(|(_, used)| bounds.hold(*used)));
+        if given_back || Instant::now() >= patience {
+            return take_down(&nodes, Moment::After, recorder);
+        }
+    }
+}
+
+/// What each running node uses; who does not run uses nothing.
+fn used(cluster: &mut LocalCluster) -> Vec<(u16, Used)> {
+    let mut nodes = Vec::new();
     for node in cluster.ids() {
-        // Who does not run uses nothing.
         let Ok(usage) = cluster.usage(node) else { continue };
-        let resources = Operation::Resources {
-            node,
-            moment,
-            anonymous_bytes: usage.anonymous_bytes,
-            descriptors: usage.descriptors,
-            threads: usage.threads,
-        };
+        let (memory, descriptors) = (usage.anonymous_bytes, usage.descriptors);
+        nodes.push((node, Used { memory, descriptors, threads: usage.threads }));
+    }
+    nodes
+}
+
+fn take_down(nodes: &[(u16, Used)], moment: Moment, recorder: &Recorder) {
+    for &(node, Used { memory, descriptors, threads }) in nodes {
+        let resources =
+            Operation::Resources { node, moment, anonymous_bytes: memory, descriptors, threads };
         recorder.record(OBSERVER, Phase::Ok, resources);
     }
 }
