@@ -155,6 +155,9 @@ pub(crate) struct Context {
     pub(crate) started: Instant,
     /// How far peers have applied the registry, as their last beats told.
     pub(crate) peer_registries: Mutex<BTreeMap<NodeId, u64>>,
+    /// Where peers are that this node was told of while it takes its place: its own registry, if it
+    /// has one, may be older than they.
+    pub(crate) met: Mutex<BTreeMap<NodeId, String>>,
     /// Leaderships this node is handing over.
     pub(crate) transfers: Mutex<BTreeMap<GroupId, Transfer>>,
     /// How many snapshots may be on their way to peers.
@@ -196,7 +199,7 @@ impl Context {
         self.topology().is_some_and(|topology| topology.features & feature.bit() != 0)
     }
 
-    /// All peers: the registry's, or before the cluster is formed the configured ones.
+    /// All peers: the registry's, the configured ones, and those that this node was told of.
     pub(crate) fn peers(&self) -> Vec<(NodeId, String)> {
         let mut peers: BTreeMap<NodeId, String> =
             self.config.members.iter().map(|member| (member.id, member.address.clone())).collect();
@@ -205,8 +208,25 @@ impl Context {
                 peers.entry(member.id).or_insert_with(|| member.address.clone());
             }
         }
+        for (node, address) in &*self.met.lock() {
+            peers.entry(*node).or_insert_with(|| address.clone());
+        }
         peers.remove(&self.local());
         peers.into_iter().collect()
+    }
+
+    /// Connects to a peer that this node was told of.
+    pub(crate) fn meet(&self, node: NodeId, address: String) {
+        if self.met.lock().insert(node, address.clone()).as_ref() != Some(&address) {
+            self.network.set_peers(self.peers());
+        }
+    }
+
+    /// Forgets whom it was told of: its registry knows them by now, or they are gone.
+    pub(crate) fn forget_met(&self) {
+        if !std::mem::take(&mut *self.met.lock()).is_empty() {
+            self.network.set_peers(self.peers());
+        }
     }
 
     /// Whether the cluster was formed with this node, as far as its configuration tells.

@@ -99,6 +99,7 @@ fn formats() -> Vec<Format> {
         NodeAnswer::NotLeader(Some(NodeId(1))),
         NodeAnswer::Joined { meta: 4 },
         NodeAnswer::Registry(MetaOutcome::NotAdmitted(NodeId(4))),
+        NodeAnswer::LeaderAt { node: NodeId(5), address: "node-5:7400".into() },
     ]);
     let mut formats = vec![
         format("command-batch", batches(), CommandBatch::encode, |bytes| {

@@ -42,6 +42,7 @@ pub(crate) async fn take_place(context: &Arc<Context>) -> Result<(), NodeFailure
             (Some(formed), meta) => match formed.member(context.local()) {
                 Some(member) if member.admitted => {
                     if meta.is_some_and(|meta| meta.is_current()) {
+                        context.forget_met();
                         return Ok(());
                     }
                     // Nobody speaks to this replica of meta: perhaps it is no more.

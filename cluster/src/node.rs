@@ -98,6 +98,7 @@ impl Node {
             boot,
             started: Instant::now(),
             peer_registries: Mutex::default(),
+            met: Mutex::default(),
             transfers: Mutex::default(),
             failure: watch::Sender::new(None),
             fitness: Default::default(),

@@ -50,6 +50,14 @@ pub(crate) enum NodeAnswer {
     /// To [`NodeRequest::Registry`]: it is applied, with this outcome. Or to a
     /// [`NodeRequest::Join`] that was refused.
     Registry(MetaOutcome),
+    /// To [`NodeRequest::Join`]: another node leads meta. Who joins may know the first members
+    /// alone, and that one came later.
+    LeaderAt {
+        /// Which.
+        node: NodeId,
+        /// Where its peers reach it, "host:port".
+        address: String,
+    },
 }
 
 /// What a node holds.

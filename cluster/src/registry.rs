@@ -12,6 +12,7 @@ use crate::{
     meta::{MetaCommand, MetaOutcome},
     node_wire::{self, NodeAnswer, NodeRequest},
     raft::EntryAnswer,
+    topology::Topology,
 };
 
 /// How long one question to a peer may take.
@@ -84,6 +85,10 @@ pub(crate) async fn ask_leader(
         };
         match answer {
             Ok(NodeAnswer::NotLeader(hint)) => next = hint.filter(|hint| *hint != node),
+            Ok(NodeAnswer::LeaderAt { node: leader, address }) => {
+                context.meet(leader, address);
+                next = Some(leader).filter(|leader| *leader != node);
+            }
             Ok(answer) => return Ok(answer),
             Err(Unheard::Unsent) => {}
             // Whoever asks may be told twice: nothing that is said here may not be repeated.
@@ -130,12 +135,21 @@ async fn join(
     let incarnation = topology.member(node).map_or(0, |member| member.incarnation);
     let token = token.map(|token| token.hash());
     let command = MetaCommand::Admit { node, incarnation, disk: Some(disk), token };
-    let answer = propose(context, &command).await?;
-    if answer != NodeAnswer::Registry(MetaOutcome::Done) {
-        return Some(answer);
+    match propose(context, &command).await? {
+        NodeAnswer::Registry(MetaOutcome::Done) => {}
+        NodeAnswer::NotLeader(Some(leader)) => return Some(leader_at(&topology, leader)),
+        other => return Some(other),
     }
     let replica = context.topology()?.meta.replica_of(node)?;
     Some(NodeAnswer::Joined { meta: replica.incarnation })
+}
+
+/// Where the leader is, as far as the registry here tells.
+fn leader_at(topology: &Topology, leader: NodeId) -> NodeAnswer {
+    match topology.member(leader) {
+        Some(member) => NodeAnswer::LeaderAt { node: leader, address: member.address.clone() },
+        None => NodeAnswer::NotLeader(Some(leader)),
+    }
 }
 
 /// Proposes as the leader of meta; `None` when it is unknown what came of it.

@@ -48,6 +48,34 @@ fn sim_a_lost_disk_is_refused_until_the_node_is_replaced() {
     });
 }
 
+/// Whoever lost its disk knows the first members alone, and not a leader that came later.
+#[test]
+fn sim_a_lost_disk_is_refused_where_a_later_node_may_lead_the_registry() {
+    for_each_seed(seeds_or(SEEDS), |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            world.grow().await;
+            world.send_away(0).await;
+            world.run_with_faults(Duration::from_secs(3)).await;
+            world.heal_and_settle().await;
+            world.forget(0).await;
+            world.whole_again().await;
+            world.crash(1);
+            world.lose_disk(1);
+            world.boot(1).await;
+            let failure = world.failure(1).await;
+            assert_eq!(failure, NodeFailure::DiskLost, "seed {seed}");
+            world.crash(1);
+            world.replace(1).await;
+            world.lose_disk(1);
+            world.boot(1).await;
+            world.all_ready().await;
+            world.whole_again().await;
+            world.check().await;
+        });
+    });
+}
+
 #[test]
 fn sim_a_damaged_replica_begins_anew() {
     for_each_seed(seeds_or(SEEDS), |seed| {
