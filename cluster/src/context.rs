@@ -215,11 +215,15 @@ impl Context {
         peers.into_iter().collect()
     }
 
-    /// Connects to a peer that this node was told of.
+    /// Connects to a peer that this node was told of. Whom it knows already it need not meet, and
+    /// must not keep once the registry forgets them.
     pub(crate) fn meet(&self, node: NodeId, address: String) {
-        if self.met.lock().insert(node, address.clone()).as_ref() != Some(&address) {
-            self.network.set_peers(self.peers());
+        let is_met = self.met.lock().contains_key(&node);
+        if !is_met && self.peers().iter().any(|(known, _)| *known == node) {
+            return;
         }
+        self.met.lock().insert(node, address);
+        self.network.set_peers(self.peers());
     }
 
     /// Forgets whom it was told of: its registry knows them by now, or they are gone.
