@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_report_of_the_generator_is_read() {
-        // The generator's own test writes it.
+        // What the generator's own test holds its reports against.
         let report = include_str!("../fixtures/load_report.json");
         let report = serde_json::from_str(report).unwrap();
         let result = read_report("x".to_owned(), &report).unwrap();

@@ -25,6 +25,21 @@ fn sim_a_fourth_node_joins_and_takes_the_place_of_one_that_leaves() {
     });
 }
 
+/// The node loses its disk: empty, it is refused; replaced, it takes its place again.
+async fn is_refused_until_replaced(world: &mut World, index: usize, seed: u64) {
+    world.crash(index);
+    world.lose_disk(index);
+    world.boot(index).await;
+    let failure = world.failure(index).await;
+    assert_eq!(failure, NodeFailure::DiskLost, "seed {seed}");
+    world.crash(index);
+    world.replace(index).await;
+    world.lose_disk(index);
+    world.boot(index).await;
+    world.all_ready().await;
+    world.whole_again().await;
+}
+
 #[test]
 fn sim_a_lost_disk_is_refused_until_the_node_is_replaced() {
     for_each_seed(seeds_or(SEEDS), |seed| {
@@ -32,17 +47,7 @@ fn sim_a_lost_disk_is_refused_until_the_node_is_replaced() {
             let mut world = World::start(seed).await;
             world.run_with_faults(Duration::from_secs(3)).await;
             world.heal_and_settle().await;
-            world.crash(1);
-            world.lose_disk(1);
-            world.boot(1).await;
-            let failure = world.failure(1).await;
-            assert_eq!(failure, NodeFailure::DiskLost, "seed {seed}");
-            world.crash(1);
-            world.replace(1).await;
-            world.lose_disk(1);
-            world.boot(1).await;
-            world.all_ready().await;
-            world.whole_again().await;
+            is_refused_until_replaced(&mut world, 1, seed).await;
             world.check().await;
         });
     });
@@ -60,17 +65,7 @@ fn sim_a_lost_disk_is_refused_where_a_later_node_may_lead_the_registry() {
             world.heal_and_settle().await;
             world.forget(0).await;
             world.whole_again().await;
-            world.crash(1);
-            world.lose_disk(1);
-            world.boot(1).await;
-            let failure = world.failure(1).await;
-            assert_eq!(failure, NodeFailure::DiskLost, "seed {seed}");
-            world.crash(1);
-            world.replace(1).await;
-            world.lose_disk(1);
-            world.boot(1).await;
-            world.all_ready().await;
-            world.whole_again().await;
+            is_refused_until_replaced(&mut world, 1, seed).await;
             world.check().await;
         });
     });
