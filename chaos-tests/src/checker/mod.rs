@@ -78,7 +78,7 @@ pub fn check(history: &History, expectation: &Expectation) -> Verdict {
         live::check(history),
         registration::check(history),
         logs::check(history),
-        resources::check(history),
+        resources::check(history, expectation),
         coverage::check(history, expectation),
     ];
     let is_asked = |check: &Check| {

@@ -206,7 +206,8 @@ impl<W: Watcher> Drive<'_, W> {
         let profile = &self.order.profile;
         self.watcher.step("warming up");
         self.flow(WARM_UP).await?;
-        self.bounds = observe::resources_before(&mut self.cluster, &self.recorder);
+        let memory_more = profile.expectation().memory_more;
+        self.bounds = observe::resources_before(&mut self.cluster, &self.recorder, memory_more);
         let time = Duration::from_secs_f64(profile.minutes * 60.0);
         let began = Instant::now();
         let mut plan = Plan::new(profile.step.len(), self.order.seed);

@@ -70,11 +70,15 @@ async fn look(admin: SocketAddr, recorder: Recorder, started: Instant) {
 }
 
 /// Takes down what each running node uses before the first fault. Answers how much each may use in
-/// the end.
-pub(super) fn resources_before(cluster: &mut LocalCluster, recorder: &Recorder) -> Option<Bounds> {
+/// the end, `memory_more` as in [`Bounds::by`].
+pub(super) fn resources_before(
+    cluster: &mut LocalCluster,
+    recorder: &Recorder,
+    memory_more: u64,
+) -> Option<Bounds> {
     let nodes = used(cluster);
     take_down(&nodes, Moment::Before, recorder);
-    Bounds::by(&nodes.iter().map(|(_, used)| *used).collect::<Vec<_>>())
+    Bounds::by(&nodes.iter().map(|(_, used)| *used).collect::<Vec<_>>(), memory_more)
 }
 
 /// Takes down what each running node uses in the end: once all have given back what they took, or

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Deserializer};
 
 use crate::{
-    checker::{Demand, Expectation},
+    checker::{Demand, Expectation, resources::MEMORY_MORE},
     cluster::Wiring,
     faults::{Damage, Impairment, Unsynced},
     workload::Config,
@@ -52,6 +52,10 @@ pub struct Profile {
     /// The longest pause in any mailbox while a majority is there.
     #[serde(deserialize_with = "duration")]
     pub pause_max: Duration,
+    /// How many MiB a node may use in the end beside twice what it used before the first fault: what
+    /// its caches, the ids of an hour and whatever else fills by and by take.
+    #[serde(default = "memory_more_mib")]
+    pub memory_more_mib: u32,
     /// Whether disks can fail.
     #[serde(default)]
     pub faulty_disks: bool,
@@ -333,6 +337,7 @@ impl Profile {
             nodes: usize::from(self.nodes),
             window: self.window,
             pause_max: self.pause_max,
+            memory_more: u64::from(self.memory_more_mib) << 20,
             is_whole: true,
             demands: demands.into_iter().map(demand).collect(),
         }
@@ -379,6 +384,10 @@ impl Spec {
             Self::Upgrade { .. } => "upgrade",
         }
     }
+}
+
+fn memory_more_mib() -> u32 {
+    u32::try_from(MEMORY_MORE >> 20).expect("some megabytes")
 }
 
 fn three() -> u16 {
