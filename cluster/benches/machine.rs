@@ -1,9 +1,10 @@
 //! How many messages a second the shard state machine takes in and lets go: decoding the batch,
-//! applying 128 enqueues, applying their acknowledgements, over rows in memory, on one core.
+//! applying 128 enqueues, applying their acknowledgements, over rows as a replica holds them between two
+//! checkpoints, on one core.
 //!
 //! `cargo bench -p heliograph-cluster --bench machine`; figures are in `docs/benchmarks.md`.
 
-use std::hint::black_box;
+use std::{hint::black_box, sync::Arc};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -11,7 +12,7 @@ use heliograph_cluster::{
     machine::{Command, CommandBatch, Effect, Enqueue, Limits, ShardMachine},
     model::{DeviceId, MailboxKey, MessageId, Priority},
 };
-use heliograph_storage::MemoryRows;
+use heliograph_storage::{GroupId, GroupState, MemoryStateDisk, MemoryStore};
 
 /// Commands of a batch: what gathers in some 8 ms at 15,000 a second.
 const BATCH: usize = 128;
@@ -64,9 +65,9 @@ impl Source {
     }
 }
 
-fn apply(machine: &mut ShardMachine, rows: &mut MemoryRows, batch: &Bytes) -> Vec<Effect> {
+fn apply(machine: &mut ShardMachine, rows: &GroupState, batch: &Bytes) -> Vec<Effect> {
     let batch = CommandBatch::decode(batch).expect("what was encoded");
-    machine.apply(rows, &batch).expect("memory does not fail").effects
+    machine.apply(&mut rows.write(), &batch).expect("memory does not fail").effects
 }
 
 /// One acknowledgement for each message, as its device sends it.
@@ -85,19 +86,20 @@ fn round_trip(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     for mailboxes in [100, 10_000] {
         let mut source = Source::new(mailboxes);
-        let mut rows = MemoryRows::default();
+        let store = Arc::new(MemoryStore::open(&MemoryStateDisk::new()));
+        let rows = GroupState::open(store, GroupId(1)).expect("an empty store");
         let limits = Limits::default();
-        let mut machine = ShardMachine::load(&rows, limits).expect("empty rows");
+        let mut machine = ShardMachine::load(&rows.read(), limits).expect("empty rows");
         for _ in 0..BACKLOG / BATCH {
-            apply(&mut machine, &mut rows, &source.batch());
+            apply(&mut machine, &rows, &source.batch());
         }
         group.bench_function(format!("enqueue+acknowledge/{mailboxes}-mailboxes"), |bencher| {
             bencher.iter_batched(
                 || source.batch(),
                 |batch| {
-                    let effects = apply(&mut machine, &mut rows, &batch);
+                    let effects = apply(&mut machine, &rows, &batch);
                     let acknowledgements = acknowledge(&effects);
-                    black_box(apply(&mut machine, &mut rows, &acknowledgements));
+                    black_box(apply(&mut machine, &rows, &acknowledgements));
                 },
                 BatchSize::SmallInput,
             );

@@ -30,6 +30,19 @@ pub trait RowsWrite: RowsRead {
 
     /// Removes `key`.
     fn delete(&mut self, key: &[u8]);
+
+    /// Removes `key` and answers its value: [`RowsRead::get`] and [`RowsWrite::delete`] with one
+    /// search, where the row is in memory.
+    ///
+    /// # Errors
+    /// When the row cannot be read. It is still there then.
+    fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self.get(key)?;
+        if value.is_some() {
+            self.delete(key);
+        }
+        Ok(value)
+    }
 }
 
 /// Rows in memory alone: the model that tests of pure state machines run on.

@@ -298,10 +298,9 @@ impl ShardMachine {
     ) -> Result<bool, storage::Error> {
         let (priority, seq) = place;
         let key = layout::message(mailbox, priority, seq);
-        let Some(value) = target.rows.get(&key)? else { return Ok(false) };
+        let Some(value) = target.rows.take(&key)? else { return Ok(false) };
         let row: MessageRow<'_> = rows::decode(&value)?;
         let due = layout::expiry(row.expires_ms, mailbox, priority, seq);
-        target.rows.delete(&key);
         target.rows.delete(&due);
         self.dedup.settle(row.fingerprint, place, reason.into());
         let mailbox = target.mailboxes.get(target.rows, mailbox)?;

@@ -107,6 +107,17 @@ impl RowsWrite for GroupWrite<'_> {
     fn delete(&mut self, key: &[u8]) {
         self.change(key, |active, below| active.delete(key, below));
     }
+
+    fn take(&mut self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        if let Some(taken) = self.layers.active.take(key) {
+            return Ok(taken);
+        }
+        let value = self.get(key)?;
+        if value.is_some() {
+            self.delete(key);
+        }
+        Ok(value)
+    }
 }
 
 fn assert_bounds(key: &[u8], value: &[u8]) {

@@ -17,6 +17,7 @@ enum Step {
     Put(u8, u8),
     PutNew(u8, u8),
     Delete(u8),
+    Take(u8),
     Freeze,
     GiveUp,
     Commit,
@@ -30,7 +31,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (key.clone(), any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
         4 => (key.clone(), any::<u8>()).prop_map(|(key, value)| Step::PutNew(key, value)),
-        6 => key.clone().prop_map(Step::Delete),
+        3 => key.clone().prop_map(Step::Delete),
+        3 => key.clone().prop_map(Step::Take),
         2 => Just(Step::Freeze),
         1 => Just(Step::GiveUp),
         2 => Just(Step::Commit),
@@ -90,6 +92,14 @@ impl<'a> Run<'a> {
         write.set_applied(Bytes::copy_from_slice(&self.model.applied.to_be_bytes()));
     }
 
+    fn take(&mut self, number: u8) {
+        let key = key(number);
+        self.model.applied += 1;
+        let mut write = self.state.write();
+        assert_eq!(write.take(&key).unwrap(), self.model.now.remove(&key));
+        write.set_applied(Bytes::copy_from_slice(&self.model.applied.to_be_bytes()));
+    }
+
     fn freeze(&mut self) {
         let frozen = self.state.write().freeze();
         assert_eq!(frozen.is_some(), self.frozen.is_none());
@@ -136,6 +146,7 @@ impl<'a> Run<'a> {
             Step::Put(key, value) => self.write(key, Some(value), false),
             Step::PutNew(key, value) => self.write(key, Some(value), true),
             Step::Delete(key) => self.write(key, None, false),
+            Step::Take(key) => self.take(key),
             Step::Freeze => self.freeze(),
             Step::GiveUp => self.frozen = None,
             Step::Commit => self.commit(),
