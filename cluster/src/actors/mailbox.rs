@@ -17,7 +17,7 @@ use heliograph_storage as storage;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{
-    mailbox_handle::{Fetching, MailboxEvent, MailboxHandle, Waits},
+    mailbox_handle::{Fetching, MailboxEvent, MailboxHandle, OnRemoval, Waits},
     mailbox_rest::{MailboxRest, Numbered},
 };
 use crate::{
@@ -121,7 +121,6 @@ impl Actor for MailboxActor {
             MailboxMessage::Wake | MailboxMessage::Retry => match state.licence() {
                 Licence::Given => {
                     state.work().await?;
-                    state.handle.batch_done();
                     if !state.has_worked && state.ends() {
                         myself.stop(None);
                         return Ok(());
@@ -138,6 +137,10 @@ impl Actor for MailboxActor {
             },
             MailboxMessage::Idle => {
                 state.idles = false;
+                // What left meanwhile may wait in the inbox.
+                if matches!(state.licence(), Licence::Given) {
+                    state.work().await?;
+                }
                 if !state.is_used && state.ends() {
                     myself.stop(None);
                     return Ok(());
@@ -216,12 +219,21 @@ impl MailboxState {
 
     async fn work(&mut self) -> Result<(), MailboxFailure> {
         for event in self.handle.take() {
-            self.is_used = true;
+            self.is_used |= !matches!(event, MailboxEvent::Removed { .. });
             self.has_worked |=
                 !matches!(event, MailboxEvent::Subscribe { .. } | MailboxEvent::Unsubscribe(_));
             self.event(event).await?;
         }
+        self.handle.batch_done(self.on_removal());
         Ok(())
+    }
+
+    fn on_removal(&self) -> OnRemoval {
+        let has_waiting = self.delivery.as_ref().is_some_and(Delivery::has_waiting);
+        if has_waiting || !self.waiters.is_empty() {
+            return OnRemoval::Wakes;
+        }
+        OnRemoval::NotesLater
     }
 
     async fn event(&mut self, event: MailboxEvent) -> Result<(), MailboxFailure> {

@@ -19,6 +19,9 @@ use crate::{
 const INBOX_MAX: usize = 8192;
 /// Events handled before others get the thread.
 const BATCH_MAX: usize = 128;
+/// Events that wait for the next one that matters, or for the actor's look at whether it is idle.
+pub(crate) const PUT_OFF_MAX: usize = 32;
+
 /// What happens to a mailbox.
 pub(crate) enum MailboxEvent {
     /// A message was accepted.
@@ -101,12 +104,25 @@ pub(crate) enum Refusal {
     Full,
 }
 
+/// What a mailbox actor does about messages that leave its mailbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum OnRemoval {
+    /// It may have something to push then.
+    #[default]
+    Wakes,
+    /// It only has to forget them: that can be done with the next event. Nearly every message leaves
+    /// so, and would wake an actor for nothing.
+    NotesLater,
+}
+
 #[derive(Default)]
 struct Inbox {
     events: VecDeque<MailboxEvent>,
     is_closed: bool,
     /// A wake is under way, or the actor works.
     is_awake: bool,
+    /// What the actor does about messages that leave.
+    on_removal: OnRemoval,
     actor: Option<ActorRef<MailboxMessage>>,
     /// What the mailbox is while it has no actor; the next event starts one.
     rest: Option<Box<MailboxRest>>,
@@ -149,8 +165,12 @@ impl MailboxHandle {
         if inbox.events.len() >= INBOX_MAX {
             return Err((Refusal::Full, Box::new(event)));
         }
+        let is_put_off = matches!(event, MailboxEvent::Removed { .. })
+            && inbox.on_removal == OnRemoval::NotesLater
+            && inbox.rest.is_none()
+            && inbox.events.len() < PUT_OFF_MAX;
         inbox.events.push_back(event);
-        if !inbox.is_awake {
+        if !inbox.is_awake && !is_put_off {
             inbox.is_awake = true;
             inbox.wake();
         }
@@ -180,6 +200,12 @@ impl MailboxHandle {
         self.inbox.lock().rest.is_some()
     }
 
+    /// How many events wait in the inbox.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.inbox.lock().events.len()
+    }
+
     /// The actor's id, while it runs.
     pub(crate) fn actor_id(&self) -> Option<ractor::ActorId> {
         self.inbox.lock().actor.as_ref().map(|actor| actor.get_id())
@@ -194,8 +220,9 @@ impl MailboxHandle {
     }
 
     /// After a batch: wakes again if there is more.
-    pub(super) fn batch_done(&self) {
+    pub(super) fn batch_done(&self, on_removal: OnRemoval) {
         let mut inbox = self.inbox.lock();
+        inbox.on_removal = on_removal;
         if inbox.events.is_empty() {
             inbox.is_awake = false;
         } else {

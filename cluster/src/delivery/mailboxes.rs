@@ -2,10 +2,7 @@
 //! started when something happens, found by mailbox, ended with the leadership. Their supervisor is
 //! an actor too.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock, Weak},
-};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::RwLock;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
@@ -18,7 +15,7 @@ use crate::{
         mailbox_rest::MailboxRest,
     },
     metrics,
-    model::{MailboxKey, ShardId},
+    model::{MailboxKey, MailboxMap, ShardId},
 };
 
 /// Mailboxes of a node, actors and those at rest; past it a request for a further one is refused as
@@ -34,7 +31,7 @@ pub(crate) trait MailboxWatcher: Send + Sync + 'static {
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Mailboxes {
-    known: RwLock<BTreeMap<MailboxKey, Arc<MailboxHandle>>>,
+    known: RwLock<MailboxMap<Arc<MailboxHandle>>>,
     supervisor: OnceLock<ActorRef<()>>,
 }
 

@@ -8,8 +8,9 @@ use heliograph_transport::{BoxFuture, SimFabric};
 use super::*;
 use crate::{
     Leadership, Placement, Settings, ShardObserver, Window,
+    actors::mailbox_handle::PUT_OFF_MAX,
     delivery::wire::{Deliver, Parcel, SubscribeEntry, SubscribeResult},
-    machine::{CommandBatch, Effect, Enqueue, Limits, Register, ShardMachine},
+    machine::{CommandBatch, Effect, Enqueue, Limits, Register, Removal, ShardMachine},
     model::{DeviceId, MessageId, Priority},
     shard_handle::ShardPort,
 };
@@ -396,6 +397,49 @@ async fn a_mailbox_that_only_listens_has_no_actor_and_misses_nothing() {
     bench.service.orphaned(LOCAL, 1);
     bench.settled().await;
     assert!(bench.service.mailboxes.find(&bench.mailbox).is_none(), "nobody listens any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_wakes_an_actor_only_where_something_waits_for_it() {
+    let bench = Bench::new().await;
+    bench.subscribe(1, KEY_ID).await;
+    bench.settled().await;
+    bench.send().await;
+    assert_eq!(bench.settled().await, (vec![1], 0));
+    let handle = bench.service.mailboxes.find(&bench.mailbox).unwrap();
+    assert_eq!(bench.update(1, &[1]).await, UpdateResult::Confirmed);
+    assert_eq!(bench.settled().await, (vec![], 0));
+    assert_eq!(handle.waiting(), 1, "it is noted with the next event");
+    bench.send().await;
+    assert_eq!(bench.settled().await, (vec![2], 0));
+    assert_eq!(handle.waiting(), 0);
+    // A copy of another sender waits until the first one is gone, and what comes after it waits, too.
+    let copy = Enqueue { fingerprint: 1, sender_fingerprint: 2, ..bench.message() };
+    let answer = bench.ask(RelayRequest::Enqueue(copy)).await;
+    assert!(matches!(answer, RelayAnswer::Done(Outcome::Enqueued { .. })), "{answer:?}");
+    bench.send().await;
+    assert_eq!(bench.settled().await, (vec![], 0));
+    assert_eq!(bench.update(1, &[2]).await, UpdateResult::Confirmed);
+    assert_eq!(bench.settled().await, (vec![3, 4], 0));
+    assert_eq!(bench.update(1, &[3, 4]).await, UpdateResult::Confirmed);
+    tokio::time::sleep(QUIET).await;
+    assert!(bench.rests(), "what was put off keeps no actor");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_is_put_off_within_bounds() {
+    let bench = Bench::new().await;
+    bench.subscribe(1, KEY_ID).await;
+    bench.send().await;
+    bench.settled().await;
+    let handle = bench.service.mailboxes.find(&bench.mailbox).unwrap();
+    for count in 1..=PUT_OFF_MAX + 1 {
+        let items = vec![(Priority::Normal, 100)];
+        let event = MailboxEvent::Removed { items, reason: Removal::Expired };
+        assert!(handle.push(event).is_ok());
+        bench.settled().await;
+        assert_eq!(handle.waiting(), if count > PUT_OFF_MAX { 0 } else { count });
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,15 +1,13 @@
 //! The mailbox rows that batches touch: read once while they are busy, written once a batch.
 
-use std::hash::{BuildHasherDefault, Hasher};
-
-use hashbrown::{HashMap, hash_map::EntryRef};
+use hashbrown::hash_map::EntryRef;
 use heliograph_storage::{self as storage, RowsRead, RowsWrite};
 
 use super::{
     Removal, layout,
     rows::{self, GapsRow, MailboxRow},
 };
-use crate::model::{MailboxKey, Priority};
+use crate::model::{MailboxKey, MailboxMap, Priority};
 
 /// Bytes of a mailbox row, about.
 const MAILBOX_BYTES: usize = 40;
@@ -18,24 +16,6 @@ const MAILBOX_BYTES: usize = 40;
 /// at full load. Past it all are forgotten, and read again; so they are at each checkpoint, since a
 /// shard that was busy once must not keep that memory.
 const REMEMBERED_MAX: usize = 16_384;
-
-/// A mailbox key is a keyed hash: some of its bytes hash it well enough.
-#[derive(Default)]
-struct KeyBytes(u64);
-
-impl Hasher for KeyBytes {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some((_, tail)) = bytes.split_last_chunk() {
-            self.0 = u64::from_le_bytes(*tail);
-        }
-    }
-
-    fn write_usize(&mut self, _length: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 #[derive(Debug)]
 struct Remembered {
@@ -47,7 +27,7 @@ struct Remembered {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Mailboxes {
-    remembered: HashMap<MailboxKey, Remembered, BuildHasherDefault<KeyBytes>>,
+    remembered: MailboxMap<Remembered>,
     /// In the order in which the batch came to them.
     touched: Vec<MailboxKey>,
 }
@@ -138,7 +118,7 @@ impl Mailboxes {
     /// Gives the memory of what is remembered back. Not within a batch.
     pub(super) fn forget(&mut self) {
         assert!(self.touched.is_empty(), "rows that a batch has touched are not written yet");
-        self.remembered = HashMap::default();
+        self.remembered = MailboxMap::default();
         self.touched = Vec::new();
     }
 }

@@ -1,7 +1,11 @@
 //! Where a mailbox lives: device id → keyed hash → slot → shard.
 
-use std::fmt;
+use std::{
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+};
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::DeviceId;
@@ -34,6 +38,28 @@ impl MailboxKey {
 impl fmt::Debug for MailboxKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "mailbox in slot {}", self.slot().0)
+    }
+}
+
+/// Values by mailbox. Without a seed: the same operations give the same order, as simulations need.
+pub type MailboxMap<V> = HashMap<MailboxKey, V, BuildHasherDefault<MailboxKeyHasher>>;
+
+/// Hashes a mailbox key for [`MailboxMap`]: it is a keyed hash already, so that some of its bytes will
+/// do, and nobody can aim at one place of the map.
+#[derive(Clone, Debug, Default)]
+pub struct MailboxKeyHasher(u64);
+
+impl Hasher for MailboxKeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some((_, tail)) = bytes.split_last_chunk() {
+            self.0 = u64::from_le_bytes(*tail);
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

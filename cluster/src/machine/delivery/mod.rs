@@ -300,6 +300,12 @@ impl Delivery {
         known.then_some((first.priority, first.seq))
     }
 
+    /// Whether there is something that may be pushed once other messages leave, or places in the
+    /// window become free.
+    pub fn has_waiting(&self) -> bool {
+        !self.lanes.iter().all(Lane::is_at_rest)
+    }
+
     /// Whether nobody subscribes and nothing is remembered as offered.
     pub fn is_idle(&self) -> bool {
         self.subscriptions.is_empty() && self.offers.is_empty()
