@@ -218,10 +218,16 @@ impl SessionCore {
         if !self.has_news() {
             return None;
         }
+        // What is acknowledged was written.
+        let is_delivered = |place: &Place| {
+            self.items.get(place).is_some_and(|item| item.stage == Stage::Delivered)
+        };
+        let mut written = std::mem::take(&mut self.written);
+        written.retain(is_delivered);
         Some(UpdateEntry {
             number,
             generation: self.generation,
-            written: std::mem::take(&mut self.written),
+            written,
             acked: std::mem::take(&mut self.acked),
         })
     }

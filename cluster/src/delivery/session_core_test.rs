@@ -134,6 +134,18 @@ fn an_acknowledgement_is_repeated_until_it_is_confirmed() {
 }
 
 #[test]
+fn what_is_acknowledged_is_not_told_as_written_too() {
+    let mut core = subscribed();
+    deliver(&mut core, 1, &[1, 2, 3]);
+    core.written(&[(NORMAL, 1), (NORMAL, 2), (NORMAL, 3)]);
+    core.acknowledge(&[AckItem::Seq(NORMAL, 1), AckItem::Seq(NORMAL, 3)]);
+    let update = core.take_update(1).unwrap();
+    assert_eq!(update.written, [(NORMAL, 2)]);
+    assert_eq!(update.acked, [(NORMAL, 1), (NORMAL, 3)]);
+    assert_eq!(core.take_update(1), None);
+}
+
+#[test]
 fn an_unknown_subscription_is_made_again() {
     let mut core = subscribed();
     deliver(&mut core, 1, &[1]);

@@ -139,7 +139,7 @@ pub(crate) struct UpdateEntry {
     pub(crate) number: u64,
     /// Which of its subscriptions.
     pub(crate) generation: u32,
-    /// Written to its socket.
+    /// Written to its socket; what is acknowledged as well need not be named.
     pub(crate) written: Vec<Place>,
     /// Acknowledged by its device.
     pub(crate) acked: Vec<Place>,
