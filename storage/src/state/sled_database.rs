@@ -210,3 +210,36 @@ fn free_what_was_replaced() {
 fn is_elsewhere(value: &[u8]) -> bool {
     value == ELSEWHERE
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        thread,
+    };
+
+    use super::*;
+
+    /// Looks until what other tests' threads have pinned is old: each is done within milliseconds.
+    const LOOKS: usize = 10_000;
+
+    #[test]
+    fn what_was_replaced_is_freed_with_the_flush_and_waits_for_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::open(dir.path(), &SledConfig::default()).unwrap();
+        let is_freed = Arc::new(AtomicBool::new(false));
+        let freed = Arc::clone(&is_freed);
+        // As a buffer that was written; it stays with this thread until that has 64 of them, or asks.
+        sled::pin().defer(move || freed.store(true, Ordering::SeqCst));
+        assert!(!is_freed.load(Ordering::SeqCst));
+        let looks = (0..LOOKS).take_while(|_| {
+            db.flush().unwrap();
+            thread::yield_now();
+            !is_freed.load(Ordering::SeqCst)
+        });
+        assert!(looks.count() < LOOKS, "it waits for more to be replaced");
+    }
+}
