@@ -7,13 +7,14 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
     message::MESSAGE_BYTES,
     peer::{Cluster, NODES, Publisher},
     results::KillResult,
+    wait::within,
 };
 
 /// Mailboxes that are watched: several of each shard or stream.
@@ -31,9 +32,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub async fn run<C: Cluster>(cluster: &mut C, kills: u32) -> Result<Vec<KillResult>> {
     let mut results = Vec::new();
     for _ in 0..kills {
-        let leaders = cluster.leaders(0).await?;
+        let leaders = within("who leads", cluster.leaders(0)).await?;
         let victim = most(&leaders);
-        let publishers = watchers(cluster, victim).await?;
+        let publishers = within("connections", watchers(cluster, victim)).await?;
         // Everybody's paths are warm, and every mailbox accepts.
         let publishers = accepted(publishers, Instant::now()).await?.0;
         let began = Instant::now();
@@ -45,7 +46,7 @@ pub async fn run<C: Cluster>(cluster: &mut C, kills: u32) -> Result<Vec<KillResu
             of: leaders.iter().sum(),
             all_accept_ms: longest.as_secs_f64() * 1000.0,
         });
-        cluster.restart(victim).await?;
+        within("the killed node's return", cluster.restart(victim)).await?;
     }
     Ok(results)
 }
@@ -102,7 +103,8 @@ async fn accepts<P: Publisher>(publisher: &P, mailbox: u32, began: Instant) -> R
                 ensure!(began.elapsed() < DEADLINE, "mailbox {mailbox} accepts nothing any more");
                 let message = Bytes::from_static(&[0; MESSAGE_BYTES]);
                 // A connection that takes nothing is an answer as bad as any.
-                if let Ok(answer) = publisher.send(mailbox, message).await {
+                let sent = timeout(RETRY, publisher.send(mailbox, message)).await;
+                if let Ok(Ok(answer)) = sent {
                     answers.push(answer);
                 }
             }
@@ -138,6 +140,20 @@ mod tests {
         let began = Instant::now();
         let pause = accepts(&Hesitant::default(), 0, began).await.unwrap();
         assert_eq!(pause, RETRY * 4);
+    }
+
+    /// Takes nothing, as a connection whose buffers are full.
+    struct Clogged;
+
+    impl Publisher for Clogged {
+        async fn send(&self, _mailbox: u32, _message: Bytes) -> Result<Answer> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_takes_nothing_is_given_up() {
+        assert!(accepts(&Clogged, 0, Instant::now()).await.is_err());
     }
 
     struct Deaf;
