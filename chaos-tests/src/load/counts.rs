@@ -137,6 +137,18 @@ impl Counts {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How far the run is, for whoever waits for it.
+    pub(super) fn progress(&self) -> String {
+        let seconds = self.started.elapsed().as_secs();
+        let of = self.measure_until.as_secs();
+        let [accepted, delivered] =
+            [&self.accepted, &self.delivered].map(|count| count.load(Ordering::Relaxed));
+        let refused: u64 = self.refusals().into_values().sum();
+        format!(
+            "{seconds} s of {of}: {accepted} accepted, {delivered} delivered, {refused} refused"
+        )
+    }
+
     /// How long ago a message was sent, if that is measured.
     fn age(&self, id: &str) -> Option<Duration> {
         let now = self.started.elapsed();
@@ -173,7 +185,7 @@ mod tests {
         assert!(glance("[]").is_err());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn gaps_and_repetitions_are_out_of_order_and_refusals_have_codes() {
         let second = Duration::from_secs(1);
         let traffic = Traffic {
@@ -193,5 +205,7 @@ mod tests {
             counts.note_refused(code);
         }
         assert_eq!(counts.refusals()["mailbox_full"], 2);
+        let progress = "0 s of 1: 0 accepted, 4 delivered, 3 refused";
+        assert_eq!(counts.progress(), progress);
     }
 }

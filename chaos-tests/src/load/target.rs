@@ -18,6 +18,9 @@ use crate::{
 /// How long leaderships may take to be where they are to be after a start.
 pub(super) const WHOLE: Duration = Duration::from_secs(60);
 
+/// How often a long run says how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
 /// A fresh cluster, as it is to be.
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
@@ -133,12 +136,19 @@ impl Target {
         Reign::of(&self.nodes, &self.doors).await
     }
 
-    /// Waits for a run's measured time and tells what was used in it.
+    /// Waits for a run's measured time and answers what was used in it. Says on the way how far it is.
     pub(super) async fn window(&self, counts: &Counts) -> Result<Window> {
         sleep_until(counts.started + counts.measure_from).await;
         let before = self.reign().await?;
         let mark = self.mark()?;
-        sleep_until(counts.started + counts.measure_until).await;
+        let end = counts.started + counts.measure_until;
+        let mut tell = Instant::now() + TELL_EVERY;
+        while tell < end {
+            sleep_until(tell).await;
+            eprintln!("{}", counts.progress());
+            tell += TELL_EVERY;
+        }
+        sleep_until(end).await;
         let (generator, nodes) = self.since(&mark)?;
         let leadership = before.changes(&self.reign().await?);
         Ok(Window { generator, nodes, leadership })
