@@ -112,7 +112,7 @@ impl RowsWrite for GroupWrite<'_> {
         if let Some(taken) = self.layers.active.take(key) {
             return Ok(taken);
         }
-        let value = self.get(key)?;
+        let value = get_below(self.store, &self.layers, key)?;
         if value.is_some() {
             self.delete(key);
         }
@@ -134,6 +134,11 @@ fn get(store: &dyn StateStore, layers: &Layers, key: &[u8]) -> Result<Option<Byt
     if let Some(change) = layers.active.get(key) {
         return Ok(change.value().cloned());
     }
+    get_below(store, layers, key)
+}
+
+/// What lies below the active layer.
+fn get_below(store: &dyn StateStore, layers: &Layers, key: &[u8]) -> Result<Option<Bytes>, Error> {
     if let Some(change) = layers.frozen.as_ref().and_then(|frozen| frozen.layer.get(key)) {
         return Ok(change.value().cloned());
     }

@@ -3,7 +3,10 @@
 use std::{
     borrow::Borrow,
     cmp::Ordering,
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{
+        BTreeMap,
+        btree_map::{Entry, OccupiedEntry},
+    },
     ops::Deref,
 };
 
@@ -149,22 +152,15 @@ impl Layer {
 
     /// Removes `key`; `below` is what the next layer down says of it.
     pub(super) fn delete(&mut self, key: &[u8], below: Option<&Change>) {
-        let key_bytes = key.len();
         match self.changes.entry(RowKey::new(key)) {
-            Entry::Occupied(mut row) => {
-                let old_bytes = row.get().value().map_or(0, Bytes::len);
-                if matches!(row.get(), Change::New(_)) {
-                    row.remove();
-                    self.bytes -= key_bytes + old_bytes + ROW_OVERHEAD_BYTES;
-                } else {
-                    row.insert(Change::Delete);
-                    self.bytes -= old_bytes;
-                }
+            Entry::Occupied(row) => {
+                let (_, freed) = hide(row);
+                self.bytes -= freed;
             }
             Entry::Vacant(row) => {
                 if !matches!(below, Some(Change::Delete)) {
                     row.insert(Change::Delete);
-                    self.bytes += key_bytes + ROW_OVERHEAD_BYTES;
+                    self.bytes += key.len() + ROW_OVERHEAD_BYTES;
                 }
             }
         }
@@ -172,23 +168,25 @@ impl Layer {
 
     /// Removes `key` and answers its value; `None` where this layer says nothing of it.
     pub(super) fn take(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
-        let Entry::Occupied(mut row) = self.changes.entry(RowKey::new(key)) else {
-            return None;
-        };
-        match row.get_mut() {
-            Change::New(_) => {
-                let value = row.remove().into_value();
-                let value_bytes = value.as_ref().map_or(0, Bytes::len);
-                self.bytes -= key.len() + value_bytes + ROW_OVERHEAD_BYTES;
-                Some(value)
-            }
-            change => {
-                let value = std::mem::replace(change, Change::Delete).into_value();
-                self.bytes -= value.as_ref().map_or(0, Bytes::len);
-                Some(value)
-            }
-        }
+        let Entry::Occupied(row) = self.changes.entry(RowKey::new(key)) else { return None };
+        let (value, freed) = hide(row);
+        self.bytes -= freed;
+        Some(value)
     }
+}
+
+/// Removes a row that the layer has; a tombstone stays unless it is known to be absent below. Answers
+/// its value, and by how much less the layer takes.
+fn hide(mut row: OccupiedEntry<'_, RowKey, Change>) -> (Option<Bytes>, usize) {
+    if matches!(row.get(), Change::New(_)) {
+        let (key, change) = row.remove_entry();
+        let value = change.into_value();
+        let row_bytes = key.len() + value.as_ref().map_or(0, Bytes::len) + ROW_OVERHEAD_BYTES;
+        return (value, row_bytes);
+    }
+    let value = row.insert(Change::Delete).into_value();
+    let value_bytes = value.as_ref().map_or(0, Bytes::len);
+    (value, value_bytes)
 }
 
 #[cfg(test)]

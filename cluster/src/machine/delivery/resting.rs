@@ -31,7 +31,7 @@ impl Delivery {
     pub fn rest(&self) -> Option<Resting> {
         let is_at_rest = !self.subscriptions.is_empty()
             && self.offers.is_empty()
-            && self.lanes.iter().all(Lane::is_at_rest)
+            && !self.has_waiting()
             && self.subscriptions.values().all(Subscription::is_at_rest);
         is_at_rest.then(|| Resting {
             complete_since_ms: self.complete_since_ms,
