@@ -44,6 +44,34 @@ fn sim_two_devices_talk_in_every_mix_of_nodes_and_roads() {
     });
 }
 
+/// An entry costs nearly the same whatever it carries: acknowledgements wait for the next message.
+#[test]
+fn sim_acknowledgements_ride_with_the_messages_that_come_soon() {
+    const MESSAGES: u64 = 50;
+    simulate(1, |seed| async move {
+        let cluster = Cluster::start(seed).await;
+        let alice = Device::register(&cluster, 0, "alice").await;
+        let bob = Device::register(&cluster, 0, "bob").await;
+        let leader = cluster.leader_of(&bob.id).await;
+        let mut connection = bob.connect(&cluster, leader, WINDOW).await;
+        let before = cluster.applied(leader, &bob.id);
+        let mut next = Instant::now();
+        for number in 1..=MESSAGES {
+            tokio::time::sleep_until(next).await;
+            // Longer apart than an acknowledgement is on its way, and less than it waits in all.
+            next += Duration::from_millis(14);
+            let id = number.to_string();
+            alice.send(&cluster, leader, &bob, &id).await.unwrap();
+            connection.read_to(number as usize).await;
+            assert_eq!(connection.session.acknowledge(&[by_id(&id)]), 1);
+        }
+        wait_empty(&cluster, leader, &bob).await;
+        let entries = cluster.applied(leader, &bob.id) - before;
+        // The last acknowledgement comes alone.
+        assert!(entries <= MESSAGES + 5, "{entries} entries for {MESSAGES} messages");
+    });
+}
+
 /// Waits until nothing is pending for the device.
 async fn wait_empty(cluster: &Cluster, at: usize, device: &Device) {
     let end = deadline();
