@@ -376,7 +376,7 @@ impl ShardPort for RaftShard {
     }
 
     fn rows(&self, reader: &mut dyn FnMut(&dyn RowsRead)) {
-        reader(&self.group.core.state().read());
+        self.group.core.read(reader);
     }
 
     fn time_ms(&self) -> u64 {

@@ -105,7 +105,8 @@ impl ShardPort for Shard {
 
     fn rows(&self, reader: &mut dyn FnMut(&dyn RowsRead)) {
         if self.is_readable.load(Ordering::Relaxed) {
-            reader(&self.state.lock().1);
+            let (machine, rows) = &*self.state.lock();
+            reader(&machine.over(rows));
         } else {
             reader(&Unreadable);
         }

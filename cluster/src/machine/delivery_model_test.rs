@@ -133,7 +133,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let bench = Bench::new(Limits::default());
-        let counts = queries::mailbox_counts(&bench.rows, &mailbox(1)).unwrap();
+        let counts = queries::mailbox_counts(&bench.current(), &mailbox(1)).unwrap();
         Self {
             bench,
             delivery: Delivery::new(LIMITS, &counts, 0),
@@ -149,7 +149,8 @@ impl World {
     }
 
     fn pending(&self) -> Vec<Pending> {
-        queries::mailbox_pending(&self.bench.rows, &mailbox(1), None, 9_999, usize::MAX, 0).unwrap()
+        queries::mailbox_pending(&self.bench.current(), &mailbox(1), None, 9_999, usize::MAX, 0)
+            .unwrap()
     }
 
     fn feed(&mut self, input: Input) {
@@ -289,7 +290,7 @@ impl World {
             return;
         };
         let (ticket, priority) = (*ticket, *priority);
-        let (rows, mailbox) = (&self.bench.rows, mailbox(1));
+        let (rows, mailbox) = (&self.bench.current(), mailbox(1));
         let read = queries::read_lane(rows, &mailbox, priority, *from, *limit, *bytes_max);
         let read = read.unwrap();
         assert!(read.items.len() <= *limit);
@@ -309,7 +310,7 @@ impl World {
         self.reads.clear();
         self.proposals.clear();
         self.bench.reload();
-        let counts = queries::mailbox_counts(&self.bench.rows, &mailbox(1)).unwrap();
+        let counts = queries::mailbox_counts(&self.bench.current(), &mailbox(1)).unwrap();
         self.delivery = Delivery::new(LIMITS, &counts, self.bench.machine.time_ms() + 1);
         for connection in self.connections.values_mut() {
             for _ in 0..lost_pushes {
@@ -427,7 +428,7 @@ impl World {
         let gone: BTreeSet<_> = self.acknowledged.union(&self.skipped).copied().collect();
         assert_eq!(gone, self.accepted, "accepted = acknowledged + expired");
         assert!(self.acknowledged.is_disjoint(&self.skipped));
-        let counts = queries::mailbox_counts(&self.bench.rows, &mailbox(1)).unwrap();
+        let counts = queries::mailbox_counts(&self.bench.current(), &mailbox(1)).unwrap();
         for priority in Priority::ALL {
             let lane = counts.lanes[usize::from(priority.level())];
             let given = self.accepted.iter().filter(|(one, _)| *one == priority).count();

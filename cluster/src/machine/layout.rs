@@ -49,6 +49,24 @@ pub(super) fn mailbox(mailbox: &MailboxKey) -> [u8; 19] {
     of_mailbox(MAILBOX, mailbox)
 }
 
+/// Whose mailbox row a key names.
+pub(super) fn mailbox_of(key: &[u8]) -> Option<MailboxKey> {
+    let (head, mailbox) = key.split_at_checked(3)?;
+    if head[2] != MAILBOX || head[..2] == SHARD_WIDE.to_be_bytes() {
+        return None;
+    }
+    mailbox.try_into().ok().map(MailboxKey)
+}
+
+/// Whether there may be rows of mailboxes at `from <= key < to`. True for all ranges but those within
+/// one slot and another kind, and those behind all slots.
+pub(super) fn may_hold_mailboxes(from: &[u8], to: &[u8]) -> bool {
+    let is_shard_wide = from >= &SHARD_WIDE.to_be_bytes()[..];
+    let is_of_another_kind =
+        from.get(2).is_some_and(|kind| *kind != MAILBOX) && from.get(..3) == to.get(..3);
+    !is_shard_wide && !is_of_another_kind
+}
+
 /// A message. The priority is turned round: keys sort in the order of delivery.
 pub(super) fn message(mailbox: &MailboxKey, priority: Priority, seq: u64) -> [u8; 28] {
     let lane = 255 - priority.level();
@@ -200,6 +218,28 @@ mod tests {
         for other in [&mailbox(&MAILBOX_KEY)[..], &dedup(1), &clock(), &numbers(), b"\0", b""] {
             assert_eq!(row_kind(other), None);
         }
+    }
+
+    #[test]
+    fn mailbox_rows_are_told_from_others() {
+        let row = mailbox(&MAILBOX_KEY);
+        assert_eq!(mailbox_of(&row), Some(MAILBOX_KEY));
+        for other in [
+            &device(&MAILBOX_KEY)[..],
+            &gaps(&MAILBOX_KEY, Priority::Low),
+            &row[..18],
+            &clock(),
+            b"\0",
+            b"",
+        ] {
+            assert_eq!(mailbox_of(other), None, "{other:?}");
+        }
+        let message = message(&MAILBOX_KEY, Priority::Urgent, 0);
+        assert!(!may_hold_mailboxes(&message, &messages_end(&MAILBOX_KEY)));
+        assert!(!may_hold_mailboxes(&expiry_from(0), &expiry_end()));
+        assert!(may_hold_mailboxes(&device(&MAILBOX_KEY), &message));
+        assert!(may_hold_mailboxes(b"", &dedup(0)));
+        assert!(may_hold_mailboxes(&row, &[&row[..], &[0]].concat()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod clock;
 mod codec;
 mod command;
+mod current_rows;
 mod dedup;
 mod delivery;
 #[cfg(test)]
@@ -21,11 +22,12 @@ mod shard;
 #[cfg(test)]
 mod shard_model_test;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 
 pub use clock::{JUMP_MS, Readings, ShardClock};
 pub use codec::DecodeError;
 pub use command::*;
+pub use current_rows::CurrentRows;
 pub use delivery::{Delivery, DeliveryLimits, Input, Output, Resting, Resume, SubscriptionId};
 pub use layout::{RowKind, row_kind};
 pub use limits::Limits;

@@ -1,16 +1,17 @@
 //! The state machine of a shard: devices, API keys, mailboxes.
 //!
-//! The Raft group's apply path owns a [`ShardMachine`]. Everything lives in rows, except for shard
-//! time and the deduplication table, which are kept in memory and written by
-//! [`ShardMachine::flush`] before rows are frozen for a checkpoint or a snapshot. Replicas that
-//! applied the same batches and then flushed hold the same rows, bit for bit.
+//! The Raft group's apply path owns a [`ShardMachine`]. Everything lives in rows; what nearly every
+//! message changes (shard time, the deduplication table, mailboxes) is kept in memory too and written by
+//! [`ShardMachine::flush`] before rows are frozen for a checkpoint or a snapshot. Until then
+//! [`ShardMachine::over`] shows readers the mailboxes as they are. Replicas that applied the same
+//! batches and then flushed hold the same rows, bit for bit.
 
 use std::collections::BTreeMap;
 
 use heliograph_storage::{self as storage, RowsRead, RowsWrite};
 
 use super::{
-    Command, CommandBatch, Effect, Enqueue, Limits, Outcome, Removal,
+    Command, CommandBatch, CurrentRows, Effect, Enqueue, Limits, Outcome, Removal,
     dedup::{Dedup, Remember, Status},
     layout,
     mailboxes::Mailboxes,
@@ -47,7 +48,6 @@ pub struct ShardMachine {
     /// Numbers up to this one may have been given by the cluster that this one was restored from.
     numbers_above: u64,
     dedup: Dedup,
-    /// Rows as they stand, remembered for speed alone.
     mailboxes: Mailboxes,
 }
 
@@ -107,7 +107,7 @@ impl ShardMachine {
             outcomes.push(self.apply_one(&mut target, command)?);
         }
         let Target { rows, mut mailboxes, effects } = target;
-        mailboxes.write(rows);
+        mailboxes.settle(rows);
         self.mailboxes = mailboxes;
         Ok(Applied { outcomes, effects })
     }
@@ -119,10 +119,16 @@ impl ShardMachine {
     /// None today; writing may come to read.
     pub fn flush(&mut self, rows: &mut (impl RowsWrite + ?Sized)) -> Result<(), storage::Error> {
         self.dedup.flush(rows);
-        self.mailboxes.forget();
+        self.mailboxes.flush(rows);
         let clock = ClockRow { time_ms: self.time_ms, next_part: self.dedup.next_part() };
         rows.put(&layout::clock(), rows::encode(&clock, 32));
         Ok(())
+    }
+
+    /// The rows with what this machine has not written yet: what to read of them, except by those who
+    /// have just flushed.
+    pub fn over<'a, R: RowsRead + ?Sized>(&'a self, rows: &'a R) -> CurrentRows<'a, R> {
+        CurrentRows::new(rows, &self.mailboxes)
     }
 
     /// Shard time, milliseconds since the Unix epoch.

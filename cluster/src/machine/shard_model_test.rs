@@ -177,7 +177,7 @@ fn command(step: &Step) -> Command {
 }
 
 fn check_mailbox(bench: &Bench, model: &Model, to: u8) {
-    let (rows, mailbox) = (&bench.rows, mailbox(to));
+    let (rows, mailbox) = (&bench.current(), mailbox(to));
     let found = queries::mailbox_pending(rows, &mailbox, None, 999, usize::MAX, 0).unwrap();
     let places: Vec<_> = found.iter().map(|one| one.place()).collect();
     assert_eq!(places, model.pending(to));

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use heliograph_storage::MemoryRows;
 
-use super::{Applied, Command, CommandBatch, Enqueue, Limits, Outcome, Register, ShardMachine};
+use super::{
+    Applied, Command, CommandBatch, CurrentRows, Enqueue, Limits, Outcome, Register, ShardMachine,
+};
 use crate::model::{DeviceId, MailboxKey, MessageId, Priority};
 
 /// A machine with its rows.
@@ -35,18 +37,23 @@ impl Bench {
         self.apply(time_ms, Vec::new());
     }
 
+    /// The rows as they are.
+    pub(super) fn current(&self) -> CurrentRows<'_, MemoryRows> {
+        self.machine.over(&self.rows)
+    }
+
     pub(super) fn reload(&mut self) {
         self.machine.flush(&mut self.rows).unwrap();
         self.machine = ShardMachine::load(&self.rows, self.limits).unwrap();
     }
 }
 
-pub(super) fn mailbox(number: u8) -> MailboxKey {
+pub(crate) fn mailbox(number: u8) -> MailboxKey {
     MailboxKey([number; 16])
 }
 
 /// A message whose fingerprints follow from what it is, as in production.
-pub(super) fn message(to: u8, sender: &str, id: &str, content: &str) -> Enqueue {
+pub(crate) fn message(to: u8, sender: &str, id: &str, content: &str) -> Enqueue {
     let hash = |text: String| {
         let hash = blake3::hash(text.as_bytes());
         u128::from_le_bytes(hash.as_bytes()[..16].try_into().unwrap())

@@ -24,7 +24,7 @@ use super::{
     types::{Entry, EntryAnswer, LogId, SnapshotMeta, StoredMembership},
 };
 use crate::{
-    machine::{CommandBatch, Limits, ShardMachine},
+    machine::{CommandBatch, Effect, Limits, ShardMachine},
     meta::{MetaCommand, MetaMachine},
     model::ShardId,
     shard_handle::ShardObserver,
@@ -88,7 +88,7 @@ struct Inner {
     applied: Applied,
 }
 
-/// One group's applied state. Entries are applied one at a time; reads go to the rows directly.
+/// One group's applied state. Entries are applied one at a time, and reads are done between two.
 pub(crate) struct GroupCore {
     group: GroupId,
     kind: GroupKind,
@@ -157,7 +157,18 @@ impl GroupCore {
         Ok(judge(&self.log.holds(), self.applied().index(), snapshot))
     }
 
-    /// The group's rows.
+    /// Reads the rows as they are. Nothing is applied meanwhile.
+    pub(crate) fn read(&self, reader: &mut dyn FnMut(&dyn RowsRead)) {
+        let inner = self.inner.lock();
+        let rows = self.state.read();
+        match &inner.machine {
+            Machine::Shard(machine) => reader(&machine.over(&rows)),
+            Machine::Meta(_) => reader(&rows),
+        }
+    }
+
+    /// The group's rows as they are written: without what the machine keeps in memory until it is
+    /// flushed.
     pub(crate) fn state(&self) -> &GroupState {
         &self.state
     }
@@ -187,8 +198,9 @@ impl GroupCore {
 
     /// Applies one entry and answers its proposer.
     pub(crate) fn apply(&self, entry: Entry) -> Result<EntryAnswer, io::Error> {
-        let mut inner = self.inner.lock();
         let term = *entry.log_id.leader_id;
+        let mut effects = Vec::new();
+        let mut inner = self.inner.lock();
         let answer = match &entry.payload {
             EntryPayload::Blank => EntryAnswer::None,
             EntryPayload::Membership(_) => {
@@ -198,10 +210,16 @@ impl GroupCore {
                 }
                 EntryAnswer::None
             }
-            EntryPayload::Normal(data) => self.apply_data(&mut inner, term, &data.0)?,
+            EntryPayload::Normal(data) => self.apply_data(&mut inner, &data.0, &mut effects)?,
         };
         inner.applied.log_id = Some(entry.log_id);
+        // Whoever hears of the effects may read.
         drop(inner);
+        if let GroupKind::Shard { shard, observer, .. } = &self.kind
+            && !effects.is_empty()
+        {
+            observer.applied(*shard, term, effects);
+        }
         self.applied_term.send_if_modified(|known| std::mem::replace(known, term) != term);
         Ok(answer)
     }
@@ -209,27 +227,24 @@ impl GroupCore {
     fn apply_data(
         &self,
         inner: &mut Inner,
-        term: u64,
         data: &Bytes,
+        effects: &mut Vec<Effect>,
     ) -> Result<EntryAnswer, io::Error> {
-        match (&mut inner.machine, &self.kind) {
-            (Machine::Meta(machine), _) => {
+        match &mut inner.machine {
+            Machine::Meta(machine) => {
                 let command = MetaCommand::decode(data).ok_or_else(unknown_entry)?;
                 let outcome = machine.apply(&mut self.state.write(), command);
                 self.publish(inner);
                 Ok(EntryAnswer::Meta(outcome))
             }
-            (Machine::Shard(machine), GroupKind::Shard { shard, observer, .. }) => {
+            Machine::Shard(machine) => {
                 let batch = CommandBatch::decode(data).map_err(io::Error::other)?;
                 let applied = machine.apply(&mut self.state.write(), &batch);
                 let applied = applied.map_err(io::Error::other)?;
                 self.time_ms.store(machine.time_ms(), Ordering::Relaxed);
-                if !applied.effects.is_empty() {
-                    observer.applied(*shard, term, applied.effects);
-                }
+                *effects = applied.effects;
                 Ok(EntryAnswer::Shard(applied.outcomes))
             }
-            (Machine::Shard(_), GroupKind::Meta(_)) => unreachable!("load_machine pairs them"),
         }
     }
 

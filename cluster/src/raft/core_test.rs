@@ -1,19 +1,31 @@
-//! Snapshots that arrive while others are written.
+//! What is read between two entries, and snapshots that arrive while others are written.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
 use heliograph_storage::{
     GroupId, GroupState, LogStore, MemoryDisk, MemoryLog, MemorySnapshotDisk, MemorySnapshots,
     MemoryStateDisk, MemoryStore, SnapshotInfo, SnapshotStore,
 };
 use openraft::{EntryPayload, entry::RaftEntry};
+use parking_lot::Mutex;
 
 use super::{
     core::{GroupCore, GroupKind},
     log_adapter::GroupLog,
-    types::{CommittedLeaderId, Entry, LogId},
+    types::{CommittedLeaderId, Entry, EntryData, LogId},
 };
-use crate::watch;
+use crate::{
+    machine::{
+        Command, CommandBatch, Effect, Limits, MailboxCounts, queries,
+        test_support::{mailbox, message},
+    },
+    model::ShardId,
+    shard_handle::{Leadership, ShardObserver},
+    watch,
+};
 
 const GROUP: GroupId = GroupId(0);
 
@@ -22,8 +34,13 @@ struct Replica {
     snapshots: Arc<MemorySnapshots>,
 }
 
-/// A replica that has applied blank entries up to `index`.
+/// A replica of meta that has applied blank entries up to `index`.
 fn replica(index: u64) -> Replica {
+    replica_of(GroupKind::Meta(watch::Sender::new(None)), index)
+}
+
+/// A replica that has applied blank entries up to `index`.
+fn replica_of(kind: GroupKind, index: u64) -> Replica {
     let synced = Arc::new(tokio::sync::Notify::new());
     let wake = Arc::clone(&synced);
     let log = Arc::new(MemoryLog::new(MemoryDisk::new(), Box::new(move || wake.notify_one())));
@@ -38,7 +55,6 @@ fn replica(index: u64) -> Replica {
     let state = GroupState::open(Arc::new(state), GROUP).unwrap();
     let snapshots = Arc::new(MemorySnapshots::open(&MemorySnapshotDisk::new()).unwrap());
     let log = GroupLog::new(log as Arc<dyn LogStore>, GROUP, 0);
-    let kind = GroupKind::Meta(watch::Sender::new(None));
     let core = GroupCore::open(kind, state, GROUP, snapshots.clone(), log).unwrap();
     for index in 1..=index {
         let log_id = LogId { leader_id: CommittedLeaderId::new(1), index };
@@ -74,4 +90,48 @@ async fn a_snapshot_that_arrived_is_not_replaced_by_an_older_one() {
     behind.core.install_snapshot(arrived).await.unwrap();
     let (meta, _) = writing.await.unwrap().unwrap();
     assert_eq!((meta.last_log_id.unwrap().index, current(&behind)), (17, 17));
+}
+
+/// Reads the mailbox of each message it hears of.
+#[derive(Default)]
+struct Listener {
+    core: OnceLock<Weak<GroupCore>>,
+    counts: Mutex<Vec<u32>>,
+}
+
+impl ShardObserver for Listener {
+    fn applied(&self, _: ShardId, _: u64, effects: Vec<Effect>) {
+        let core = self.core.get().and_then(Weak::upgrade).expect("it is set before entries come");
+        for effect in effects {
+            let Effect::Arrived { mailbox, .. } = effect else { continue };
+            core.read(&mut |rows| {
+                let counts = queries::mailbox_counts(rows, &mailbox).unwrap();
+                self.counts.lock().push(counts.lanes.iter().map(|lane| lane.count).sum());
+            });
+        }
+    }
+
+    fn leadership(&self, _: ShardId, _: &Leadership) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hears_of_a_message_finds_it_in_the_rows_before_any_checkpoint() {
+    let listener = Arc::new(Listener::default());
+    let observer = Arc::clone(&listener) as Arc<dyn ShardObserver>;
+    let kind = GroupKind::Shard { shard: ShardId(0), limits: Limits::default(), observer };
+    let Replica { core, .. } = replica_of(kind, 0);
+    listener.core.set(Arc::downgrade(&core)).unwrap();
+    for index in 1..=3 {
+        let id = index.to_string();
+        let commands = vec![Command::Enqueue(message(1, "sender", &id, "content"))];
+        let data = CommandBatch { time_ms: 1, commands }.encode();
+        let log_id = LogId { leader_id: CommittedLeaderId::new(1), index };
+        core.apply(Entry::new(log_id, EntryPayload::Normal(EntryData(data)))).unwrap();
+    }
+    assert_eq!(*listener.counts.lock(), [1, 2, 3]);
+    // The state alone shows mailboxes as of the last checkpoint.
+    let written = || queries::mailbox_counts(&core.state().read(), &mailbox(1)).unwrap();
+    assert_eq!(written(), MailboxCounts::default());
+    core.checkpoint().await.unwrap();
+    assert_eq!(written().lanes[1].count, 3);
 }
