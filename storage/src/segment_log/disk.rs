@@ -23,8 +23,10 @@ pub(super) trait DiskFile: Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
     /// Cuts or extends the file.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
-    /// Begins to bring the whole file into memory, where that can be had.
-    fn read_ahead(&self) {}
+    /// Begins to bring a part into memory, where that can be had.
+    fn read_ahead(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
     /// Lets the next read of a part come from the disk rather than from memory, where that can be
     /// had.
     fn forget_cached(&self, offset: u64, bytes: u64) {
@@ -79,9 +81,9 @@ impl DiskFile for File {
         File::set_len(self, bytes)
     }
 
-    fn read_ahead(&self) {
+    fn read_ahead(&self, offset: u64, bytes: u64) {
         // Advice: where it is not taken the read waits for the disk.
-        let _ = fadvise(self, 0, None, Advice::WillNeed);
+        let _ = fadvise(self, offset, NonZeroU64::new(bytes), Advice::WillNeed);
     }
 
     fn forget_cached(&self, offset: u64, bytes: u64) {

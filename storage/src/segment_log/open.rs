@@ -22,6 +22,10 @@ const LOCK_FILE: &str = "lock";
 /// A segment before it is durable and gets its name.
 const NEW_SUFFIX: &str = ".new";
 const SUFFIX: &str = ".log";
+/// What the disk is asked for at a time, and how far ahead. The rows are opened at the same time, with
+/// hundreds of small reads one after another: each waits behind what was asked for before, 4 MiB some
+/// 8 ms at 500 MB/s, a whole segment 130.
+const READ_BYTES: usize = 4 << 20;
 /// A stray file with a larger number would leave none for the segments to come.
 const SEQUENCE_MAX: u64 = u64::MAX >> 1;
 
@@ -327,7 +331,7 @@ fn read_segments(
         let file = files.next().expect("there is a file of each")?;
         // The disk reads the next segment while this one is looked at.
         if let Some(Ok(next)) = files.peek() {
-            next.read_ahead();
+            next.read_ahead(0, READ_BYTES as u64);
         }
         let raw = read_segment(file, dir, *sequence, std::mem::take(&mut spare))?;
         read.bytes += raw.bytes.len() as u64;
@@ -377,7 +381,13 @@ fn read_segment(
         return Ok(Raw { sequence, segment, bytes: Vec::new(), header: Err(TOO_LONG) });
     }
     bytes.resize(usize::try_from(len).expect("checked against u32"), 0);
-    segment.file.read_at(&mut bytes, 0).map_err(error)?;
+    let mut at = 0;
+    for part in bytes.chunks_mut(READ_BYTES) {
+        let (offset, size) = (at, part.len() as u64);
+        at += size;
+        segment.file.read_ahead(at, READ_BYTES as u64);
+        segment.file.read_at(part, offset).map_err(error)?;
+    }
     let header = match SegmentHeader::decode(&bytes) {
         Ok(header) if header.sequence == sequence => Ok(header),
         Ok(_) => Err(SEQUENCE),
