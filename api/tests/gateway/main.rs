@@ -7,8 +7,10 @@ mod drain;
 mod idle;
 mod idle_counted;
 mod limits;
+mod registration;
 mod rest;
 mod socket;
+mod socket_end;
 mod support;
 
 /// Every code a client can meet is explained.
