@@ -1,6 +1,6 @@
 //! The scrubber: reads everything this node keeps, slowly and again and again, so that damage is
 //! found before the bytes are needed (design decision 11). It also takes note of damage to the log
-//! that others ran into.
+//! that others ran into, and lets the log write its outlines.
 //!
 //! What is damaged takes no further part: a replica whose log lost something begins anew, a damaged
 //! snapshot is written again from its rows, and damaged rows end the database's service, so that the
@@ -16,8 +16,8 @@ use crate::{context::Context, fail_safe, metrics, raft::offload};
 
 /// How often the scrubber looks whether somebody ran into damage, or a pass is due.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// The first pass leaves the node this long to start. Opening has read the log, and of the rows only
-/// what was written last.
+/// The first pass leaves the node this long to start. Opening has read of log and rows only what was
+/// written last.
 const FIRST_PASS_AFTER: Duration = Duration::from_secs(60);
 /// Bytes of log or snapshot a step reads: some milliseconds of a disk, a multiple of a block.
 const STEP_BYTES: usize = 256 * 1024;
@@ -100,6 +100,9 @@ impl ScrubberState {
             self.parts.clear();
             return LOOK_INTERVAL;
         }
+        if self.outline().await {
+            return PAUSE_MIN;
+        }
         let Some(part) = self.parts.pop_front() else {
             if Instant::now() >= self.next_pass {
                 self.begin();
@@ -128,6 +131,19 @@ impl ScrubberState {
         for group in self.context.all_groups() {
             self.parts.push_back(Part::Rows(group.id));
             self.parts.push_back(Part::Snapshot(group.id, None));
+        }
+    }
+
+    /// Reads a part of what the log has written last, so that the next start need not; `false` where
+    /// nothing is left to do.
+    async fn outline(&self) -> bool {
+        let log = Arc::clone(&self.context.storages.log);
+        match offload(move || log.outline(STEP_BYTES)).await {
+            Ok(bytes) => bytes > 0,
+            Err(error) => {
+                tracing::warn!(%error, "a part of the log has to be read at the next start: check this disk");
+                false
+            }
         }
     }
 

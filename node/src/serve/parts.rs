@@ -77,6 +77,7 @@ pub(crate) fn storages(config: &StorageSection, dir: &DataDir) -> Result<Storage
     tracing::info!(
         segments = report.segments,
         records = report.records,
+        outlined = report.outlined,
         bytes = report.bytes,
         epoch = report.epoch,
         torn = report.tear.is_some(),

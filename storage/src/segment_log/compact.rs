@@ -123,7 +123,7 @@ impl Compaction {
         for (group, span) in spans {
             match read_span(&shared.config.dir, group, &span, &keys)? {
                 Ok(entries) => moves.push(Move { group, entries }),
-                Err(damage) => shared.inner.lock().lose(group, &damage),
+                Err(damage) => shared.inner.lock().lose(group, self.segment, &damage),
             }
         }
         moves.retain(|kept| shared.inner.lock().damage(kept.group).is_none());

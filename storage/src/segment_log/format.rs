@@ -123,7 +123,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn byte(self) -> u8 {
+    /// As it is written.
+    pub(super) fn byte(self) -> u8 {
         match self {
             Kind::Entries => 1,
             Kind::Moved => 2,
@@ -137,7 +138,8 @@ impl Kind {
         }
     }
 
-    fn from_byte(byte: u8) -> Option<Kind> {
+    /// What a byte stands for, if anything.
+    pub(super) fn from_byte(byte: u8) -> Option<Kind> {
         Some(match byte {
             1 => Kind::Entries,
             2 => Kind::Moved,
@@ -255,6 +257,13 @@ pub(super) fn record_at(bytes: &[u8], at: usize, seed: u32) -> Option<Record<'_>
         body: &whole[RECORD_HEADER_BYTES..],
         next: at + padded(end),
     })
+}
+
+/// What the record at `at` says it takes; none where its frame is not all there.
+pub(super) fn record_len_at(bytes: &[u8], at: usize) -> Option<usize> {
+    let frame = bytes.get(at..at.checked_add(RECORD_HEADER_BYTES)?)?;
+    let body = usize::try_from(u32_at(frame, 4)).ok()?;
+    RECORD_HEADER_BYTES.checked_add(body).map(padded)
 }
 
 /// `bytes` rounded up to where a record may start.

@@ -5,7 +5,7 @@ use std::{fs::File, io, path::Path, sync::Arc};
 use super::{
     config::OpenExpectations,
     disk::{Disk, DiskFile, RealDisk},
-    open::{read_all, segment_sequences},
+    open::read_all,
     report::OpenReport,
 };
 use crate::{Error, Keyring};
@@ -20,8 +20,7 @@ pub fn inspect_log(
     expectations: &OpenExpectations,
     keys: &Keyring,
 ) -> Result<OpenReport, Error> {
-    let sequences = segment_sequences(&ReadOnly, dir)?;
-    read_all(&ReadOnly, dir, &sequences, expectations, keys)
+    read_all(&ReadOnly, dir, expectations, keys)
 }
 
 /// The file system, with every way to change it shut.

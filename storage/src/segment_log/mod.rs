@@ -4,7 +4,8 @@
 //! write and one sync, and runs the callbacks. Recent entries stay in memory; older ones are read
 //! from the files by a second thread. The bytes are told in `docs/reference/log-format.md`.
 //!
-//! - `format`, `body`: bytes; `scan`, `replay`, `open`: reading them back.
+//! - `format`, `body`: bytes; `scan`, `replay`, `recover`, `open`: reading them back.
+//! - `outline`, `outliner`: what spares an open the reading of sealed segments, and who writes it.
 //! - `visible`: what callers see; `index`: what is written; `shared`: both behind the lock.
 //! - `writer`, `compact`: writing, and giving space back; `reader`: reading older entries.
 //! - `scrub`: reading all of it, slowly; `inspect`: the log of a stopped node, without a change.
@@ -18,7 +19,10 @@ mod format;
 mod index;
 mod inspect;
 mod open;
+mod outline;
+mod outliner;
 mod reader;
+mod recover;
 mod replay;
 mod report;
 mod scan;
@@ -36,6 +40,8 @@ mod fault_test;
 #[cfg(test)]
 mod format_test;
 #[cfg(test)]
+mod outline_test;
+#[cfg(test)]
 mod reseal_test;
 #[cfg(test)]
 mod sim_disk;
@@ -43,7 +49,7 @@ mod sim_disk;
 mod test_support;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     future::{Future, ready},
     ops::Range,
     pin::Pin,
@@ -63,6 +69,7 @@ pub use report::{Damage, OpenReport, Tear};
 
 use self::{
     disk::{Disk, DiskFile, RealDisk},
+    outliner::Outliner,
     reader::Reader,
     scrub::LogScrub,
     shared::{Change, Inner, OnDamage, Phase, Shared, Waiting, record_bytes},
@@ -78,6 +85,7 @@ pub struct SegmentLog {
     shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
     scrub: Mutex<LogScrub>,
+    outliner: Mutex<Outliner>,
 }
 
 struct Threads {
@@ -139,6 +147,7 @@ impl SegmentLog {
                 phase: Phase::Open,
                 failure: None,
                 waiting: Waiting::No,
+                unsound: BTreeSet::new(),
                 reseal_before: 0,
                 writer: None,
             }),
@@ -149,11 +158,12 @@ impl SegmentLog {
         shared.config.keys.register(user);
         let error = |source| crate::error::io_error("start a thread", &dir, source);
         let reader = Reader::start(shared.clone()).map_err(error)?;
+        let outliner = Mutex::new(Outliner::new(disk.clone(), opened.outlined));
         let writer = Writer::new(shared.clone(), disk, opened.active);
         let thread = std::thread::Builder::new().name("log-writer".into());
         let writer = thread.spawn(move || writer.run()).map_err(error)?;
         let threads = Mutex::new(Some(Threads { writer, reader, _lock: opened.lock }));
-        Ok((SegmentLog { shared, threads, scrub: Mutex::default() }, report))
+        Ok((SegmentLog { shared, threads, scrub: Mutex::default(), outliner }, report))
     }
 
     fn write(
@@ -261,6 +271,10 @@ impl LogStore for SegmentLog {
 
     fn scrub(&self, bytes_max: usize) -> Result<ScrubStep, Error> {
         self.scrub.lock().step(&self.shared, bytes_max)
+    }
+
+    fn outline(&self, bytes_max: usize) -> Result<u64, Error> {
+        self.outliner.lock().step(&self.shared, bytes_max)
     }
 
     fn health(&self) -> Health {

@@ -1,19 +1,24 @@
-//! Opening the log: reads all segments, makes what is there durable, starts a new segment.
+//! Opening the log: recovers what it holds, makes what is there durable, starts a new segment.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     body::{self, GroupRow},
     config::{OpenExpectations, SegmentLogConfig},
     disk::{Disk, DiskFile},
     format::{
-        Chain, FORMAT_VERSION, HeaderError, Kind, LOG_GROUP, RecordHeader, SEGMENT_HEADER_BYTES,
-        SegmentHeader,
+        Chain, FORMAT_VERSION, Kind, LOG_GROUP, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,
     },
     index::{Usage, Written},
-    replay::{Replay, Replayed, segment_path},
-    report::{OpenReport, Tear},
-    scan::{Item, scan},
+    outline::outline_path,
+    recover::{MISSING, Names, Recovered, Unproven, recover},
+    replay::{Replay, Replayed, Told, segment_path},
+    report::OpenReport,
+    scan::scan,
 };
 use crate::{Error, GroupId, Keyring, error::io_error, seal::KEY_NONE};
 
@@ -21,20 +26,6 @@ use crate::{Error, GroupId, Keyring, error::io_error, seal::KEY_NONE};
 const LOCK_FILE: &str = "lock";
 /// A segment before it is durable and gets its name.
 const NEW_SUFFIX: &str = ".new";
-const SUFFIX: &str = ".log";
-/// What the disk is asked for at a time, and how far ahead. The rows are opened at the same time, with
-/// hundreds of small reads one after another: each waits behind what was asked for before, 4 MiB some
-/// 8 ms at 500 MB/s, a whole segment 130.
-const READ_BYTES: usize = 4 << 20;
-/// A stray file with a larger number would leave none for the segments to come.
-const SEQUENCE_MAX: u64 = u64::MAX >> 1;
-
-const MISSING: &str = "the file is missing";
-const HEADER: &str = "the segment's header is damaged";
-const SEQUENCE: &str = "the segment bears another number than its name";
-const UNSOUND: &str = "bytes that were durable are unsound";
-const ENDS_EARLY: &str = "the segment ends before records that were durable";
-const TOO_LONG: &str = "the file is longer than a segment can be";
 
 /// A segment file.
 #[derive(Clone)]
@@ -62,28 +53,11 @@ pub(super) struct Opened {
     pub(super) groups: BTreeMap<GroupId, Written>,
     pub(super) usage: Usage,
     pub(super) segments: BTreeMap<u64, Segment>,
+    /// The segments that have an outline.
+    pub(super) outlined: BTreeSet<u64>,
     pub(super) active: Active,
     /// Keeps other processes out.
     pub(super) lock: Arc<dyn DiskFile>,
-}
-
-/// A record after the part of the last segment that is known to be durable. It is written again.
-struct Unproven {
-    header: RecordHeader,
-    body: Vec<u8>,
-}
-
-/// Where the log was read to.
-#[derive(Default)]
-struct Read {
-    segments: BTreeMap<u64, Segment>,
-    unproven: Vec<Unproven>,
-    /// The last segment's durable bytes and checksum, for the next header.
-    previous: (u64, u32),
-    last_sequence: u64,
-    epoch: u64,
-    bytes: u64,
-    tear: Option<Tear>,
 }
 
 /// Answers what other files of the node noted of the log.
@@ -99,9 +73,10 @@ pub(super) fn open(
     disk.create_dir(dir).map_err(|source| io_error("create", dir, source))?;
     let lock = dir.join(LOCK_FILE);
     let lock = disk.lock(&lock).map_err(|source| io_error("lock", &lock, source))?;
-    let sequences = list(disk, dir)?;
+    let names = tidied(disk, dir)?;
+    let sequences = &names.segments;
     let mut replay = Replay::new(dir);
-    let mut read = read_segments(disk, dir, &sequences, &mut replay)?;
+    let read = recover(disk, dir, &names, &mut replay)?;
     // What a killed process left in the page cache is not durable yet.
     for (sequence, segment) in &read.segments {
         let path = segment_path(dir, *sequence);
@@ -125,9 +100,9 @@ pub(super) fn open(
     };
     let (_, _, places) = plan.bytes(&rows);
     for (at, record) in places.into_iter().zip(&read.unproven) {
-        replay.record((plan.sequence, at), &record.header, &record.body);
+        replay.record((plan.sequence, at), &record.header, Told::Body(&record.body));
     }
-    note_missing_front(&sequences, &mut replay);
+    note_missing_front(sequences, &mut replay);
     let replayed = replay.finish(&config.expectations, &config.keys.view());
     if config.keys.is_new() && replayed.keyless > 0 {
         return Err(Error::KeysMissing { path: dir.clone() });
@@ -138,7 +113,9 @@ pub(super) fn open(
     }
     let (header, bytes, _) = plan.bytes(&rows);
     let active = create(disk, config, &header, &bytes)?;
-    if let Some(last) = read.segments.get_mut(&read.last_sequence).filter(|_| read.previous.0 > 0) {
+    let report = report(&replayed, &read, sequences.len(), active.epoch);
+    let mut segments: BTreeMap<u64, Segment> = read.segments.into_iter().collect();
+    if let Some(last) = segments.get_mut(&read.last_sequence).filter(|_| read.previous.0 > 0) {
         // The new segment says how much of this one counts; the rest was set aside for it.
         let path = segment_path(dir, read.last_sequence);
         let cut = last.file.set_len(read.previous.0);
@@ -146,10 +123,9 @@ pub(super) fn open(
         last.bytes = read.previous.0;
     }
     let segment = Segment { file: active.file.clone(), bytes: active.end };
-    read.segments.insert(active.sequence, segment);
-    let report = report(&replayed, &read, sequences.len(), active.epoch);
-    let (groups, usage) = (replayed.groups, replayed.usage);
-    Ok((Opened { groups, usage, segments: read.segments, active, lock }, report))
+    segments.insert(active.sequence, segment);
+    let (groups, usage, outlined) = (replayed.groups, replayed.usage, read.outlined);
+    Ok((Opened { groups, usage, segments, outlined, active, lock }, report))
 }
 
 /// Makes a segment whose first record is `rows`, durable before it has its name.
@@ -242,16 +218,19 @@ fn create(
 pub(super) fn read_all(
     disk: &dyn Disk,
     dir: &Path,
-    sequences: &[u64],
     expectations: &OpenExpectations,
     keys: &Keyring,
 ) -> Result<OpenReport, Error> {
+    // Who looks wants to know what is on the disk, so no outline stands for it.
+    let names = Names { outlines: BTreeSet::new(), ..Names::list(disk, dir)? };
+    let sequences = &names.segments;
     let mut replay = Replay::new(dir);
-    let read = read_segments(disk, dir, sequences, &mut replay)?;
+    let read = recover(disk, dir, &names, &mut replay)?;
     let expected = expectations.records_min.keys().copied();
     expected.for_each(|group| replay.expect_group(group));
     for record in &read.unproven {
-        replay.record((read.last_sequence + 1, 0), &record.header, &record.body);
+        let place = (read.last_sequence + 1, 0);
+        replay.record(place, &record.header, Told::Body(&record.body));
     }
     note_missing_front(sequences, &mut replay);
     let replayed = replay.finish(expectations, &keys.view());
@@ -269,7 +248,7 @@ fn note_missing_front(sequences: &[u64], replay: &mut Replay) {
     }
 }
 
-fn report(replayed: &Replayed, read: &Read, segments: usize, epoch: u64) -> OpenReport {
+fn report(replayed: &Replayed, read: &Recovered, segments: usize, epoch: u64) -> OpenReport {
     let damaged = replayed.groups.iter();
     OpenReport {
         damaged: damaged.filter_map(|(id, group)| Some((*id, group.damage.clone()?))).collect(),
@@ -277,189 +256,25 @@ fn report(replayed: &Replayed, read: &Read, segments: usize, epoch: u64) -> Open
         damage: replayed.damage.clone(),
         tear: read.tear.clone(),
         segments,
+        outlined: read.outlined.len(),
         records: replayed.records,
         bytes: read.bytes,
         epoch,
     }
 }
 
-/// The segments there are, ascending. Removes those that never got their name.
-fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, Error> {
+/// What there is. Removes segments that never got their name, and outlines whose segments went.
+fn tidied(disk: &dyn Disk, dir: &Path) -> Result<Names, Error> {
     let names = disk.list(dir).map_err(|source| io_error("list", dir, source))?;
     for name in names.iter().filter(|name| name.ends_with(NEW_SUFFIX)) {
         let path = dir.join(name);
         disk.remove(&path).map_err(|source| io_error("remove", &path, source))?;
     }
-    segment_sequences(disk, dir)
-}
-
-/// The segments there are, ascending.
-pub(super) fn segment_sequences(disk: &dyn Disk, dir: &Path) -> Result<Vec<u64>, Error> {
-    let names = disk.list(dir).map_err(|source| io_error("list", dir, source))?;
-    let mut sequences = Vec::new();
-    for name in names {
-        let number = name.strip_suffix(SUFFIX).filter(|number| number.len() == 16);
-        sequences.extend(
-            number
-                .and_then(|number| u64::from_str_radix(number, 16).ok())
-                .filter(|number| *number <= SEQUENCE_MAX),
-        );
+    let names = Names::list(disk, dir)?;
+    let stray = names.outlines.iter().filter(|of| names.segments.binary_search(of).is_err());
+    for outline in stray {
+        let path = outline_path(dir, *outline);
+        disk.remove(&path).map_err(|source| io_error("remove", &path, source))?;
     }
-    sequences.sort_unstable();
-    Ok(sequences)
-}
-
-struct Raw {
-    sequence: u64,
-    segment: Segment,
-    bytes: Vec<u8>,
-    header: Result<SegmentHeader, &'static str>,
-}
-
-fn read_segments(
-    disk: &dyn Disk,
-    dir: &Path,
-    sequences: &[u64],
-    replay: &mut Replay,
-) -> Result<Read, Error> {
-    let mut read = Read::default();
-    let mut held: Option<Raw> = None;
-    // The memory of the segment before the one that is held.
-    let mut spare = Vec::new();
-    let mut files = sequences.iter().map(|sequence| open_segment(disk, dir, *sequence)).peekable();
-    for sequence in sequences {
-        let file = files.next().expect("there is a file of each")?;
-        // The disk reads the next segment while this one is looked at.
-        if let Some(Ok(next)) = files.peek() {
-            next.read_ahead(0, READ_BYTES as u64);
-        }
-        let raw = read_segment(file, dir, *sequence, std::mem::take(&mut spare))?;
-        read.bytes += raw.bytes.len() as u64;
-        if let Some(mut before) = held.take() {
-            let next = raw.header.ok().filter(|_| before.sequence + 1 == *sequence);
-            replay_sealed(&before, next.as_ref(), replay);
-            if let Some(next) = next.filter(|next| next.previous_bytes > 0) {
-                // A cut of what was set aside may have been lost with the power.
-                before.segment.bytes = before.segment.bytes.min(next.previous_bytes);
-            }
-            read.segments.insert(before.sequence, before.segment);
-            if before.sequence + 1 != *sequence {
-                replay.damaged((before.sequence + 1, 0), MISSING);
-            }
-            spare = before.bytes;
-        }
-        if let Ok(header) = &raw.header {
-            read.epoch = read.epoch.max(header.epoch);
-        }
-        read.last_sequence = *sequence;
-        held = Some(raw);
-    }
-    if let Some(last) = held {
-        replay_last(dir, last, replay, &mut read);
-    }
-    Ok(read)
-}
-
-fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Arc<dyn DiskFile>, Error> {
-    let path = segment_path(dir, sequence);
-    disk.open(&path).map_err(|source| io_error("read", &path, source))
-}
-
-/// Reads a whole segment into `bytes`, whose memory is used again: fresh memory costs more than
-/// reading from the page cache.
-fn read_segment(
-    file: Arc<dyn DiskFile>,
-    dir: &Path,
-    sequence: u64,
-    mut bytes: Vec<u8>,
-) -> Result<Raw, Error> {
-    let path = segment_path(dir, sequence);
-    let error = |source| io_error("read", &path, source);
-    let len = file.len().map_err(error)?;
-    let segment = Segment { file, bytes: len };
-    if len > u64::from(u32::MAX) {
-        return Ok(Raw { sequence, segment, bytes: Vec::new(), header: Err(TOO_LONG) });
-    }
-    bytes.resize(usize::try_from(len).expect("checked against u32"), 0);
-    let mut at = 0;
-    for part in bytes.chunks_mut(READ_BYTES) {
-        let (offset, size) = (at, part.len() as u64);
-        at += size;
-        segment.file.read_ahead(at, READ_BYTES as u64);
-        segment.file.read_at(part, offset).map_err(error)?;
-    }
-    let header = match SegmentHeader::decode(&bytes) {
-        Ok(header) if header.sequence == sequence => Ok(header),
-        Ok(_) => Err(SEQUENCE),
-        Err(HeaderError::Invalid) => Err(HEADER),
-        Err(HeaderError::Version(version)) => return Err(Error::Version { path, version }),
-    };
-    Ok(Raw { sequence, segment, bytes, header })
-}
-
-/// A segment that has a successor: the successor says how much of it counts.
-fn replay_sealed(raw: &Raw, next: Option<&SegmentHeader>, replay: &mut Replay) {
-    let header = match &raw.header {
-        Ok(header) => header,
-        Err(reason) => return replay.damaged((raw.sequence, 0), reason),
-    };
-    let next = next.filter(|next| next.previous_bytes > 0);
-    let limit = next.and_then(|next| usize::try_from(next.previous_bytes).ok());
-    let bytes = &raw.bytes[..limit.unwrap_or(raw.bytes.len()).min(raw.bytes.len())];
-    let mut scanned = scan(bytes, header, bytes.len());
-    let cut_short = limit.is_some_and(|limit| scanned.end != limit)
-        || next.is_some_and(|next| next.previous_chain != scanned.chain.last);
-    apply(raw.sequence, &mut scanned.items, replay);
-    if cut_short || scanned.end < header.created_bytes as usize {
-        replay.damaged((raw.sequence, scanned.end as u64), ENDS_EARLY);
-    }
-}
-
-/// The last segment: what comes after its durable part may be unfinished, and is written again.
-fn replay_last(dir: &Path, raw: Raw, replay: &mut Replay, read: &mut Read) {
-    let sequence = raw.sequence;
-    match &raw.header {
-        Ok(header) => {
-            let mut scanned = scan(&raw.bytes, header, 0);
-            let durable = scanned.durable;
-            let split = scanned.items.partition_point(|item| match item {
-                Item::Record(at, _) | Item::Gap(at) => *at < durable,
-            });
-            let unproven = scanned.items.split_off(split);
-            apply(sequence, &mut scanned.items, replay);
-            if scanned.end < header.created_bytes as usize {
-                replay.damaged((sequence, scanned.end as u64), ENDS_EARLY);
-            }
-            if scanned.torn {
-                let path = segment_path(dir, sequence);
-                read.tear = Some(Tear { path, offset: scanned.end as u64 });
-            }
-            read.previous = (durable as u64, scanned.durable_chain);
-            read.unproven = unproven.iter().filter_map(unproven_record).collect();
-        }
-        Err(reason) => replay.damaged((sequence, 0), reason),
-    }
-    read.segments.insert(sequence, raw.segment);
-}
-
-fn unproven_record(item: &Item<'_>) -> Option<Unproven> {
-    match item {
-        // These tell of their own file; the new one has its own.
-        Item::Record(_, record) if matches!(record.header.kind, Kind::Mark | Kind::State) => None,
-        Item::Record(_, record) => {
-            Some(Unproven { header: record.header, body: record.body.to_vec() })
-        }
-        Item::Gap(_) => unreachable!("a gap above the durable part cuts the log"),
-    }
-}
-
-fn apply(sequence: u64, items: &mut [Item<'_>], replay: &mut Replay) {
-    for item in items {
-        match item {
-            Item::Record(at, record) => {
-                replay.record((sequence, *at as u64), &record.header, record.body);
-            }
-            Item::Gap(at) => replay.damaged((sequence, *at as u64), UNSOUND),
-        }
-    }
+    Ok(names)
 }

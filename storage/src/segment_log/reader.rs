@@ -78,7 +78,7 @@ fn answer(shared: &Shared, group: GroupId, plan: Plan) -> Answer {
                 });
                 // What was truncated or dropped meanwhile costs nobody anything.
                 if current {
-                    inner.lose(group, &damage);
+                    inner.lose(group, span.segment, &damage);
                 }
                 return Err(damage.into());
             }

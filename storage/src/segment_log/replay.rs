@@ -17,6 +17,7 @@ use super::{
     config::OpenExpectations,
     format::{Kind, LOG_GROUP, RECORD_HEADER_BYTES, RecordHeader},
     index::{Slot, Usage, Written},
+    outline,
     report::Damage,
 };
 use crate::{GroupId, seal::KeyView};
@@ -31,6 +32,15 @@ const BODY: &str = "a record's body is not of its kind";
 
 /// Where a record stands: segment and offset. Places are ordered as the log is.
 pub(super) type Place = (u64, u64);
+
+/// What is known of a record beside its frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Told<'a> {
+    /// Its body.
+    Body(&'a [u8]),
+    /// Its entries without their payloads, from an outline.
+    Outlined(&'a [u8]),
+}
 
 /// The groups as the records so far leave them.
 #[derive(Debug, Default)]
@@ -89,16 +99,16 @@ impl Replay {
     }
 
     /// Applies the record that starts at `place`.
-    pub(super) fn record(&mut self, place: Place, header: &RecordHeader, record_body: &[u8]) {
+    pub(super) fn record(&mut self, place: Place, header: &RecordHeader, told: Told<'_>) {
         self.records += 1;
         let sound = match header.kind {
             Kind::Mark => Some(()),
-            Kind::Head => body::head(record_body).map(|first| self.first_segment = first),
-            Kind::State => body::state(record_body).map(|(first, rows)| {
+            Kind::Head => body::head(told.body()).map(|first| self.first_segment = first),
+            Kind::State => body::state(told.body()).map(|(first, rows)| {
                 self.first_segment = first;
                 self.state(place, rows);
             }),
-            _ => self.group_record(place, header, record_body),
+            _ => self.group_record(place, header, told),
         };
         if sound.is_none() {
             self.damaged(place, BODY);
@@ -189,7 +199,7 @@ impl Replay {
         self.started = true;
     }
 
-    fn group_record(&mut self, place: Place, header: &RecordHeader, body: &[u8]) -> Option<()> {
+    fn group_record(&mut self, place: Place, header: &RecordHeader, told: Told<'_>) -> Option<()> {
         if header.group == LOG_GROUP {
             return None;
         }
@@ -206,11 +216,28 @@ impl Replay {
             self.groups.remove(&header.group);
             return Some(());
         }
-        let done = group.apply(place, header.kind, body, &mut self.usage);
+        let done = group.apply(place, header, told, &mut self.usage);
         if done.is_none() {
             group.lose(damage(BODY), &mut self.usage);
         }
         done
+    }
+}
+
+impl<'a> Told<'a> {
+    /// The body of a record that has no entries: outlines tell all of it.
+    fn body(self) -> &'a [u8] {
+        match self {
+            Told::Body(body) | Told::Outlined(body) => body,
+        }
+    }
+
+    /// Where the entries lie; `key` is their record's.
+    fn entries(self, key: u32) -> Option<Vec<EntryAt>> {
+        match self {
+            Told::Body(body) => body::entries_at(body),
+            Told::Outlined(told) => outline::entries_at(told, key),
+        }
     }
 }
 
@@ -229,28 +256,34 @@ impl ReplayGroup {
         self.written.last = row.last;
     }
 
-    fn apply(&mut self, place: Place, kind: Kind, record: &[u8], usage: &mut Usage) -> Option<()> {
-        match kind {
-            Kind::Vote => self.written.vote = Some(Bytes::copy_from_slice(record)),
+    fn apply(
+        &mut self,
+        place: Place,
+        header: &RecordHeader,
+        told: Told<'_>,
+        usage: &mut Usage,
+    ) -> Option<()> {
+        match header.kind {
+            Kind::Vote => self.written.vote = Some(Bytes::copy_from_slice(told.body())),
             Kind::Entries => {
-                for entry in body::entries_at(record)? {
+                for entry in told.entries(header.key)? {
                     self.append(entry, slot(place, &entry)?, usage)?;
                 }
             }
             Kind::Moved => {
-                for entry in body::entries_at(record)? {
+                for entry in told.entries(header.key)? {
                     self.moved(entry, slot(place, &entry)?, usage);
                 }
             }
             Kind::Truncate => {
-                let last = body::truncate(record)?;
+                let last = body::truncate(told.body())?;
                 let end = last.map_or(self.awaited.start, |last| last.index.saturating_add(1));
                 self.awaited.end = self.awaited.end.min(end);
                 self.arrived.split_off(&end);
                 self.written.truncate(last, usage);
             }
             Kind::Purge => {
-                let upto = body::position(record)?;
+                let upto = body::position(told.body())?;
                 let start = upto.index.saturating_add(1);
                 self.awaited.start = self.awaited.start.max(start);
                 self.arrived = self.arrived.split_off(&start);

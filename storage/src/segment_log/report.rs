@@ -45,8 +45,10 @@ pub struct OpenReport {
     pub damage: Vec<Damage>,
     /// The unfinished write at the end, if there was one.
     pub tear: Option<Tear>,
-    /// The segment files read.
+    /// The segment files there are.
     pub segments: usize,
+    /// Those that were not read, since their outlines tell what is in them.
+    pub outlined: usize,
     /// The sound records in them.
     pub records: u64,
     /// The bytes read.

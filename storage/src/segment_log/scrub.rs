@@ -12,7 +12,7 @@ use super::{
     disk::DiskFile,
     format::{
         ALIGN, Chain, Kind, LOG_GROUP, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES,
-        SegmentHeader, padded, record_at, u32_at,
+        SegmentHeader, record_at, record_len_at, u32_at,
     },
     replay::segment_path,
     report::Damage,
@@ -119,7 +119,7 @@ impl Reading {
         let mut want = bytes_max.max(SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES).min(left);
         let mut bytes = self.bytes(shared, want)?;
         let first = if self.at == 0 { SEGMENT_HEADER_BYTES } else { 0 };
-        let whole = record_bytes(&bytes, first).map_or(0, |record| record.saturating_add(first));
+        let whole = record_len_at(&bytes, first).map_or(0, |record| record.saturating_add(first));
         if whole > bytes.len() && whole <= left {
             // One record that is larger than a part.
             want = whole;
@@ -168,7 +168,7 @@ impl Reading {
                 groups.record(self.sequence, &record);
                 continue;
             }
-            let is_cut = record_bytes(bytes, at).is_none_or(|record| record > bytes.len() - at);
+            let is_cut = record_len_at(bytes, at).is_none_or(|record| record > bytes.len() - at);
             let looks_sound = bytes.len() - at < RECORD_HEADER_BYTES
                 || u32_at(bytes, at) == super::format::RECORD_MAGIC ^ chain.seed;
             if !is_last && at > 0 && is_cut && looks_sound {
@@ -218,6 +218,7 @@ impl Reading {
         let path = segment_path(&shared.config.dir, self.sequence);
         tracing::error!(path = %path.display(), offset, "the log is damaged; check this disk");
         metrics::log_damaged();
+        shared.inner.lock().unsound.insert(self.sequence);
         self.damage = Some(offset);
     }
 
@@ -282,15 +283,8 @@ impl Groups {
             // A segment that is gone held nothing that counts.
             let counts = inner.segments.contains_key(&segment);
             if counts && inner.written.contains_key(&group) && inner.damage(group).is_none() {
-                inner.lose(group, &Damage { path, offset: 0, reason: UNSOUND });
+                inner.lose(group, segment, &Damage { path, offset: 0, reason: UNSOUND });
             }
         }
     }
-}
-
-/// What the record at `at` says it takes; none where its frame is not all there.
-fn record_bytes(bytes: &[u8], at: usize) -> Option<usize> {
-    let frame = bytes.get(at..at.checked_add(RECORD_HEADER_BYTES)?)?;
-    let body = usize::try_from(u32_at(frame, 4)).ok()?;
-    RECORD_HEADER_BYTES.checked_add(body).map(padded)
 }

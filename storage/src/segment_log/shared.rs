@@ -1,7 +1,7 @@
 //! What callers, writer and reader share: one lock, held for short and never across I/O.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     sync::Arc,
     thread::ThreadId,
@@ -85,6 +85,8 @@ pub(super) struct Inner {
     pub(super) phase: Phase,
     pub(super) failure: Option<Error>,
     pub(super) waiting: Waiting,
+    /// Segments that turned out unsound and have not lost their outlines for it yet.
+    pub(super) unsound: BTreeSet<u64>,
     /// What is sealed with an earlier key is to be moved.
     pub(super) reseal_before: u32,
     pub(super) writer: Option<ThreadId>,
@@ -223,8 +225,9 @@ impl Inner {
         self.visible.get(&group)?.damage.clone().map(Error::from)
     }
 
-    /// Gives `group` up after one of its entries turned out unreadable.
-    pub(super) fn lose(&mut self, group: GroupId, damage: &Damage) {
+    /// Gives `group` up after one of its entries, or a record, turned out unreadable in `segment`.
+    pub(super) fn lose(&mut self, group: GroupId, segment: u64, damage: &Damage) {
+        self.unsound.insert(segment);
         tracing::error!(group = group.0, path = %damage.path.display(), offset = damage.offset,
             reason = damage.reason, "the log of a group is damaged");
         if let Some(visible) = self.visible.get_mut(&group) {

@@ -120,6 +120,11 @@ pub(super) fn open_unsealed(disk: &SimDisk) -> SegmentLog {
     SegmentLog::open_on(Arc::new(disk.clone()), config).expect("it opens").0
 }
 
+/// Lets the log write all its outlines.
+pub(super) fn outline(log: &dyn LogStore) {
+    while log.outline(4 << 10).expect("the disk is sound") > 0 {}
+}
+
 /// A group with all its entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {

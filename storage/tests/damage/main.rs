@@ -225,6 +225,13 @@ fn damaged_log_is_right_or_named() {
 }
 
 #[test]
+fn damaged_outline_is_as_good_as_none() {
+    let outcomes = try_all(|file| file.ends_with(".outline"), 1);
+    assert!(outcomes[&Outcome::Right] > 20, "{outcomes:?}");
+    assert_eq!(outcomes.len(), 1, "{outcomes:?}");
+}
+
+#[test]
 fn damaged_snapshot_is_right_or_named() {
     let outcomes = try_all(|file| file.starts_with("snapshots/"), 2);
     assert!(outcomes[&Outcome::Named] > 0);
