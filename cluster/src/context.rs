@@ -330,14 +330,21 @@ impl Context {
         kind: GroupKind,
         incarnation: u32,
     ) -> Result<Arc<RaftGroup>, io::Error> {
-        let state = GroupState::open(Arc::clone(&self.storages.state), id);
-        let snapshots = Arc::clone(&self.storages.snapshots);
-        let state = state.map_err(io::Error::other)?;
         if let Some(damage) = self.storages.log.damage(id) {
             return Err(io::Error::other(damage));
         }
+        let snapshots = Arc::clone(&self.storages.snapshots);
         let log = GroupLog::new(Arc::clone(&self.storages.log), id, incarnation);
-        let core = GroupCore::open(kind, state, id, Arc::clone(&snapshots), log.clone())?;
+        let open = {
+            let (rows, snapshots) = (Arc::clone(&self.storages.state), Arc::clone(&snapshots));
+            let log = log.clone();
+            move || {
+                let state = GroupState::open(rows, id).map_err(io::Error::other)?;
+                GroupCore::open(kind, state, id, snapshots, log)
+            }
+        };
+        // It reads rows, which may take a second or, where a snapshot is installed, far longer.
+        let core = offload(open).await?;
         let soundness = core.soundness()?;
         if let Soundness::Damaged(reason) = soundness {
             return Err(io::Error::other(reason));

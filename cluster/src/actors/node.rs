@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use heliograph_storage::GroupId;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::{sync::oneshot, time::Instant};
@@ -41,6 +42,10 @@ use crate::{
 /// How often the node compares its replicas with the registry without being told: what could not be
 /// done before is done then.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many replicas are opened at a time: enough to keep a disk busy that answers one read in a
+/// millisecond.
+const OPENED_AT_ONCE: usize = 4;
 
 /// Whom it supervises.
 const NAMES: &str = "shard, pulse, controller, reconciler, checkpointer, scrubber or keys";
@@ -157,19 +162,46 @@ impl NodeState {
             return Ok(());
         }
         let is_current = self.context.group(META).is_some_and(|meta| meta.is_current());
+        let mut starts = Vec::new();
         let groups = topology.shards().map(|shard| (group_of(shard), Some(shard)));
         for (group, shard) in std::iter::once((META, None)).chain(groups) {
             let residence = self.residence(&topology, group, is_current);
             match (residence.next(), shard) {
                 (Move::Stay, _) => {}
-                (Move::Start(incarnation), Some(shard)) => {
-                    self.start_shard(myself, &topology, shard, incarnation).await?;
-                }
+                (Move::Start(incarnation), Some(shard)) => starts.push((shard, incarnation)),
                 (Move::Start(incarnation), None) => self.start_meta(myself, incarnation).await?,
                 (Move::Drop, _) => {
                     self.stop(myself, group).await;
                     self.drop_data(group).await;
                 }
+            }
+        }
+        self.start_shards(myself, &topology, starts).await
+    }
+
+    /// Starts replicas of these shards, with their incarnations. Each reads what it keeps in memory,
+    /// one row after another: some at a time wait for the disk together.
+    async fn start_shards(
+        &mut self,
+        myself: &ActorRef<NodeMessage>,
+        topology: &Topology,
+        starts: Vec<(ShardId, u32)>,
+    ) -> Result<(), NodeFailure> {
+        let (context, observer) = (Arc::clone(&self.context), Arc::clone(&self.observer));
+        let limits = topology.settings.limits;
+        let mut opening = stream::iter(starts)
+            .map(|(shard, incarnation)| {
+                let observer = Arc::clone(&observer);
+                let kind = GroupKind::Shard { shard, limits, observer };
+                let opened = context.start_group(group_of(shard), kind, incarnation);
+                async move { (shard, opened.await) }
+            })
+            .buffer_unordered(OPENED_AT_ONCE);
+        while let Some((shard, opened)) = opening.next().await {
+            match opened {
+                Ok(group) => self.run_shard(myself, topology, shard, group).await?,
+                Err(OpenError::Damaged(reason)) => context.reseed(group_of(shard), &reason),
+                Err(OpenError::Failed(failure)) => return Err(failure),
             }
         }
         Ok(())
@@ -256,27 +288,15 @@ impl NodeState {
         }
     }
 
-    async fn start_shard(
+    /// Gives a replica that was opened its actor, and its part in the cluster.
+    async fn run_shard(
         &mut self,
         myself: &ActorRef<NodeMessage>,
         topology: &Topology,
         shard: ShardId,
-        incarnation: u32,
+        group: Arc<RaftGroup>,
     ) -> Result<(), NodeFailure> {
         let context = Arc::clone(&self.context);
-        let kind = GroupKind::Shard {
-            shard,
-            limits: topology.settings.limits,
-            observer: Arc::clone(&self.observer),
-        };
-        let group = match context.start_group(group_of(shard), kind, incarnation).await {
-            Ok(group) => group,
-            Err(OpenError::Damaged(reason)) => {
-                context.reseed(group_of(shard), &reason);
-                return Ok(());
-            }
-            Err(OpenError::Failed(failure)) => return Err(failure),
-        };
         let time = Arc::new(ShardTime::new(Arc::clone(&context)));
         let inbox = Arc::new(ShardInbox::default());
         let arguments =
