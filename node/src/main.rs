@@ -69,3 +69,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::StateDigest(args) => state_digest::run(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Else Linux reads the part of a file that fresh memory is written to: `docs/adr/0009-outlines.md`.
+    #[test]
+    fn what_is_large_begins_at_a_page() {
+        let large: Vec<Vec<u8>> = (0..64).map(|_| vec![0; 8 << 20]).collect();
+        let at = large.iter().map(|bytes| bytes.as_ptr().addr() % 4096);
+        assert_eq!(at.collect::<Vec<_>>(), [0; 64]);
+    }
+}
