@@ -100,6 +100,11 @@ impl Written {
         (!self.slots.is_empty()).then_some(self.first)
     }
 
+    /// The index after the last entry, where there is one.
+    pub(super) fn end(&self) -> Option<u64> {
+        (!self.slots.is_empty()).then(|| self.first.saturating_add(self.slots.len() as u64))
+    }
+
     /// What the log holds of the group.
     pub(super) fn held(&self) -> LogGroup {
         LogGroup { vote: self.vote.clone(), purged: self.purged, last: self.last }
@@ -183,10 +188,9 @@ impl Written {
     /// Whether the entries are what lies between `purged` and `last`.
     pub(super) fn whole(&self) -> bool {
         let after = self.purged.map(|purged| purged.index.saturating_add(1));
-        let end = self.first.saturating_add(self.slots.len() as u64);
-        match self.first() {
+        match self.first().zip(self.end()) {
             None => self.last == self.purged,
-            Some(first) => {
+            Some((first, end)) => {
                 after.map_or(first <= 1, |after| first == after)
                     && self.last.is_some_and(|last| last.index.saturating_add(1) == end)
             }

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,8 @@ use super::{
     replay::segment_path,
     sim_disk::SimDisk,
     test_support::{
-        Random, Seen, answer, block_on, config, entry, open, open_unsealed, outline, see, see_all,
+        DEADLINE, Random, Seen, answer, block_on, config, entry, open, open_unsealed, outline, see,
+        see_all,
     },
 };
 use crate::{Error, GroupId, LogStore, Position};
@@ -189,7 +191,12 @@ fn nonsense_under_a_sound_checksum_is_survived() {
         let crc = crc32c::crc32c(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
         let disk = SimDisk::with(&files, seed);
-        let (log, report) = open(&disk).expect("damage is no error");
+        let (log, report) = match open(&disk) {
+            Ok(opened) => opened,
+            // It says that entries are sealed with keys that nobody has.
+            Err(Error::KeysMissing { .. }) => continue,
+            Err(error) => panic!("seed {seed}: {error}"),
+        };
         used += usize::from(report.outlined == names.len());
         for group in log.groups() {
             // What it says lies where nothing does is found by the read.
@@ -197,7 +204,8 @@ fn nonsense_under_a_sound_checksum_is_survived() {
             let is_told = matches!(read, Ok(_) | Err(Error::Damage { .. } | Error::Purged { .. }));
             assert!(is_told, "seed {seed}: {read:?}");
         }
-        append(&log, GroupId(9), 0, 200, 90);
+        // No byte of nonsense makes this one.
+        append(&log, GroupId(0x7777_7777), 0, 200, 90);
     }
     assert!(used > 100, "{used} were taken");
 }
@@ -309,14 +317,22 @@ fn outlines_go_with_their_segments() {
     purge(&log, A, 280);
     purge(&log, B, 42);
     append(&log, A, 281, 282, 90);
-    outline(&log);
+    // The writer removes dead segments after it has answered.
+    let began = Instant::now();
+    while outlines(&disk.contents()).len() == outlines(&files).len() {
+        assert!(began.elapsed() < DEADLINE, "the outlines stay");
+        std::thread::yield_now();
+        outline(&log);
+    }
     let left = |disk: &SimDisk| -> Vec<PathBuf> {
         let files = disk.contents();
         let segments: Vec<_> =
             outlines(&files).iter().map(|path| path.with_extension("log")).collect();
         segments.into_iter().filter(|path| !files.contains_key(path)).collect()
     };
-    assert!(outlines(&disk.contents()).len() < outlines(&files).len());
+    // Or between two looks of this one.
+    log.close();
+    outline(&log);
     assert_eq!(left(&disk), [PathBuf::new(); 0]);
     drop(log);
     // One that was left by a process that died.

@@ -296,11 +296,13 @@ impl ReplayGroup {
 
     fn append(&mut self, entry: EntryAt, slot: Slot, usage: &mut Usage) -> Option<()> {
         let index = entry.position.index;
-        let follows = self.written.damage.is_some()
-            || match self.written.last {
-                Some(last) => last.index.checked_add(1) == Some(index),
-                None => index <= 1,
-            };
+        let is_next = match self.written.last {
+            Some(last) => last.index.checked_add(1) == Some(index),
+            None => index <= 1,
+        };
+        // A state record may have told of another last one than there is.
+        let is_adjacent = self.written.end().is_none_or(|end| end == index);
+        let follows = self.written.damage.is_some() || (is_next && is_adjacent);
         follows.then(|| self.written.append(index, slot, usage))
     }
 
