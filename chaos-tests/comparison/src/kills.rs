@@ -25,12 +25,16 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How long a mailbox may take to accept.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Kills nodes one after another, each once the one before is back and has caught up.
+/// Kills nodes one after another, each once the one before is back and has caught up. Adds what each
+/// gave to `results`.
 ///
 /// # Errors
 /// When a mailbox does not accept at all any more, or a node does not come back.
-pub async fn run<C: Cluster>(cluster: &mut C, kills: u32) -> Result<Vec<KillResult>> {
-    let mut results = Vec::new();
+pub async fn run<C: Cluster>(
+    cluster: &mut C,
+    kills: u32,
+    results: &mut Vec<KillResult>,
+) -> Result<()> {
     for _ in 0..kills {
         let leaders = within("who leads", cluster.leaders(0)).await?;
         let victim = most(&leaders);
@@ -48,7 +52,7 @@ pub async fn run<C: Cluster>(cluster: &mut C, kills: u32) -> Result<Vec<KillResu
         });
         within("the killed node's return", cluster.restart(victim)).await?;
     }
-    Ok(results)
+    Ok(())
 }
 
 /// The node that leads most.

@@ -65,6 +65,8 @@ pub struct Report {
     pub sync_ms: Vec<(f64, f64)>,
     /// Messages that came twice or out of order, of each system.
     pub out_of_order: Vec<u64>,
+    /// Visits that ended before their time, and why.
+    pub gave_up: Vec<String>,
     /// The measures.
     pub rows: Vec<Row>,
 }
@@ -104,6 +106,10 @@ impl Report {
             versions: systems.iter().filter_map(version).collect(),
             sync_ms: visits.iter().map(|visit| (visit.sync.p50_ms, visit.sync.p99_ms)).collect(),
             out_of_order: systems.iter().map(wrong).collect(),
+            gave_up: visits
+                .iter()
+                .filter_map(|visit| Some(format!("{}: {}", visit.system, visit.gave_up.as_ref()?)))
+                .collect(),
             systems,
             rows,
         }
@@ -145,6 +151,9 @@ impl Report {
                  visits: p50 {:.2} ms ({:.2} to {:.2}), p99 {:.2} ms. Out of order: {:?}.",
                 sync.runs, sync.median, sync.lowest, sync.highest, late.median, self.out_of_order,
             );
+        }
+        for reason in &self.gave_up {
+            let _ = writeln!(text, "\nA visit was given up. {reason}.");
         }
         text
     }
@@ -263,6 +272,7 @@ mod tests {
             filled: None,
             loads: vec![load],
             kills: vec![KillResult { led: 2, of: 6, all_accept_ms: kill_ms }],
+            gave_up: None,
         }
     }
 
@@ -296,6 +306,16 @@ mod tests {
         assert_eq!(fresh.figures[0].unwrap().median, 20.0);
         let table = report.markdown();
         assert!(table.contains("| 6000 (5000 to 9000) | 3000 (2000 to 4000) | 2.00 |"), "{table}");
+    }
+
+    #[test]
+    fn a_visit_that_was_given_up_counts_and_is_told() {
+        let mut theirs = visit("rabbitmq", 2_000.0, 400.0);
+        theirs.gave_up = Some("kill 2 of 4: it has ended".to_owned());
+        let report = Report::of(&[visit("heliograph", 6_000.0, 300.0), theirs]);
+        assert_eq!(row(&report, "100 x 128: messages/s").ratios[1], Some(3.0));
+        let told = "A visit was given up. rabbitmq: kill 2 of 4: it has ended.";
+        assert!(report.markdown().contains(told), "{}", report.markdown());
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct Visit {
     pub loads: Vec<LoadResult>,
     /// The kills.
     pub kills: Vec<KillResult>,
+    /// Why the visit ended before its time: a node that did not come back after a kill.
+    #[serde(default)]
+    pub gave_up: Option<String>,
 }
 
 /// Memory with mailboxes that nobody reads.

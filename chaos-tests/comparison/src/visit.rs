@@ -71,7 +71,8 @@ pub struct Peer<C>(pub C);
 /// Works through the agenda on a cluster that has just been started.
 ///
 /// # Errors
-/// When any of it fails.
+/// When any of it fails, except for a cluster that does not survive the kills: what the visit gave until
+/// then is kept.
 pub async fn visit<C: Workable>(
     system: &str,
     mut cluster: C,
@@ -100,13 +101,19 @@ pub async fn visit<C: Workable>(
     }
     let loaded_bytes = if loads.is_empty() { None } else { Some(resident(&cluster)?) };
     let mut killed: Vec<KillResult> = Vec::new();
+    let mut gave_up = None;
     if agenda.kills > 0 {
         cluster.prepare(MAILBOXES).await?;
-        killed = kills::run(&mut cluster, agenda.kills).await.context("while killing nodes")?;
+        // What was measured before a cluster broke counts.
+        if let Err(error) = kills::run(&mut cluster, agenda.kills, &mut killed).await {
+            let reason = format!("kill {} of {}: {error:#}", killed.len() + 1, agenda.kills);
+            eprintln!("{system}, given up: {reason}");
+            gave_up = Some(reason);
+        }
         eprintln!("{system}, kill -9: {killed:?}");
     }
     let mut filled = None;
-    if agenda.fill > 0 {
+    if agenda.fill > 0 && gave_up.is_none() {
         cluster.prepare(agenda.fill).await?;
         fill(&cluster, agenda.fill).await.context("while filling mailboxes")?;
         filled = Some(Filled { mailboxes: agenda.fill, bytes: resident(&cluster)? });
@@ -124,6 +131,7 @@ pub async fn visit<C: Workable>(
         filled,
         loads,
         kills: killed,
+        gave_up,
     })
 }
 

@@ -7,6 +7,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// How long anything may take: a cluster of RabbitMQ on a busy machine needs most of a minute.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// How long one question may take. RabbitMQ takes connections while it starts that it never answers.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -18,14 +20,15 @@ pub async fn within<T>(what: &str, answer: impl Future<Output = Result<T>>) -> R
     timeout(DEADLINE, answer).await.with_context(|| format!("waited in vain for: {what}"))?
 }
 
-/// Asks until the answer is yes. A question that fails is asked again: who starts is not there yet.
+/// Asks until the answer is yes. A question that fails, or is not answered, is asked again: who starts
+/// is not there yet.
 ///
 /// # Errors
 /// When the answer is not yes for two minutes, or there is none; with the last failure.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let began = Instant::now();
     loop {
-        let left = DEADLINE.saturating_sub(began.elapsed());
+        let left = DEADLINE.saturating_sub(began.elapsed()).min(ANSWER);
         let answer = timeout(left, holds()).await.context("no answer").flatten();
         if let Ok(true) = answer {
             return Ok(());
@@ -59,6 +62,17 @@ mod tests {
             "{error:#}"
         );
         assert!(began.elapsed() <= DEADLINE + POLL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_an_answer_is_asked_again() {
+        let mut asked = 0;
+        let question = async || {
+            asked += 1;
+            if asked == 1 { std::future::pending().await } else { Ok(true) }
+        };
+        until("yes", question).await.unwrap();
+        assert_eq!(asked, 2);
     }
 
     #[tokio::test(start_paused = true)]
