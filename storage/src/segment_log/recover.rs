@@ -112,8 +112,8 @@ pub(super) fn recover(
             let successor = next.header.ok().filter(|next| is_next && next.previous_bytes > 0);
             let known = successor.filter(|_| names.outlines.contains(&head.sequence));
             let outlined =
-                known.is_some_and(|next| head.outlined(disk, dir, &next, replay, &mut bytes));
-            if outlined {
+                known.and_then(|next| head.outlined(disk, dir, &next, replay, &mut bytes));
+            if outlined.is_some() {
                 read.outlined.insert(head.sequence);
             } else {
                 head.read_whole(dir, Some(next), &mut bytes)?;
@@ -160,8 +160,8 @@ impl Head {
         Ok(Head { sequence, segment, header })
     }
 
-    /// Takes what the segment's outline tells; `false` where there is none that fits what `next`, its
-    /// successor, says of it.
+    /// Takes what the segment's outline tells; `None`, and nothing taken, where there is none that fits what
+    /// `next`, its successor, says of it.
     fn outlined(
         &self,
         disk: &dyn Disk,
@@ -169,35 +169,28 @@ impl Head {
         next: &SegmentHeader,
         replay: &mut Replay,
         bytes: &mut Vec<u8>,
-    ) -> bool {
-        let Ok(header) = &self.header else { return false };
+    ) -> Option<()> {
         let expected = Outlined {
             sequence: self.sequence,
-            seed: header.seed(),
+            seed: self.header.ok()?.seed(),
             bytes: next.previous_bytes,
             chain: next.previous_chain,
         };
         if self.segment.bytes < expected.bytes {
-            return false;
+            return None;
         }
         // The segment tells the same, whatever keeps its outline from being read.
-        let Ok(file) = disk.open(&outline_path(dir, self.sequence)) else { return false };
-        let Ok(len) = file.len() else { return false };
+        let file = disk.open(&outline_path(dir, self.sequence)).ok()?;
         // It leaves out more of each part than it adds.
-        let Some(len) = usize::try_from(len).ok().filter(|_| len <= expected.bytes) else {
-            return false;
-        };
-        bytes.resize(len, 0);
-        if file.read_at(bytes, 0).is_err() {
-            return false;
-        }
-        let outline = Outline::decode(bytes).filter(|outline| outline.of == expected);
-        let Some(outline) = outline else { return false };
+        let len = file.len().ok().filter(|len| *len <= expected.bytes)?;
+        bytes.resize(usize::try_from(len).ok()?, 0);
+        file.read_at(bytes, 0).ok()?;
+        let outline = Outline::decode(bytes).filter(|outline| outline.of == expected)?;
         for record in outline.records() {
             let place = (self.sequence, record.at);
             replay.record(place, &record.header, Told::Outlined(record.told));
         }
-        true
+        Some(())
     }
 
     /// Reads all of the segment into `bytes`; the disk goes on with `next` meanwhile.
