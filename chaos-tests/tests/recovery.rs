@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::FileExt as _, process::ExitCode, time::Duration};
+use std::{fs, io::ErrorKind, os::unix::fs::FileExt as _, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -211,18 +211,25 @@ const POWER_LOSS: Case = Case {
     loses: Loses::Nothing,
 };
 
-/// Overwrites a few bytes in the middle of the fullest segment of the stopped node's log.
+/// Overwrites a few bytes in the middle of the fullest segment of the stopped node's log, and takes
+/// its outline away: behind one the damage would be found by the scrub, some time after the start.
 fn damage_log(cluster: &LocalCluster) -> Result<()> {
     let mut fullest = None;
     for entry in fs::read_dir(cluster.node(NODE)?.data_dir.join("log"))? {
         let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
         let content = fs::read(&path)?;
         let used = content.iter().rposition(|byte| *byte != 0).unwrap_or(0);
         fullest = fullest.max(Some((used, path)));
     }
-    let (used, path) = fullest.context("a log has files")?;
-    let file = fs::File::options().write(true).open(path)?;
-    Ok(file.write_all_at(b"damage", used as u64 / 2)?)
+    let (used, path) = fullest.context("a log has segments")?;
+    fs::File::options().write(true).open(&path)?.write_all_at(b"damage", used as u64 / 2)?;
+    match fs::remove_file(path.with_extension("outline")) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 async fn recover(trial: &mut Trial, filler: &mut Filler, case: &Case) -> Result<()> {
