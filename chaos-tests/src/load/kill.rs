@@ -26,7 +26,7 @@ use crate::{
     workload::Config,
 };
 
-/// Mailboxes: three for each of 16 shards, on average.
+/// Mailboxes: three for each of 16 shards on average, more where there are fewer.
 const MAILBOXES: u32 = 48;
 /// Senders of each: one waits at times for a node that is gone.
 const SENDERS: u32 = 2;

@@ -20,8 +20,8 @@ pub(crate) struct Cli {
     /// Nodes of the fresh cluster
     #[arg(long, global = true, default_value_t = 3)]
     nodes: u16,
-    /// Shards of the fresh cluster
-    #[arg(long, global = true, default_value_t = 16)]
+    /// Shards of the fresh cluster; by default as many as `heliograph dev` makes (ADR 6)
+    #[arg(long, global = true, default_value_t = 6)]
     shards: u16,
     /// What the fresh cluster speaks with clients
     #[arg(long, global = true, value_enum, default_value_t = ClientPort::Plain)]
