@@ -44,7 +44,9 @@ pub struct CheckpointConfig {
     /// A group whose changes take this many bytes is checkpointed now.
     pub overlay_bytes_max: usize,
     /// Snapshots are written while the log behind them, of all groups together, exceeds this and
-    /// the state's size.
+    /// the state's size: that of all groups' last snapshots. Not that of the database, which is
+    /// more than twice as much after a busy time; and a start reads all of the log. As much, in
+    /// equal shares, is kept for followers that are a little behind.
     pub snapshot_log_bytes: u64,
     /// A snapshot of a group is written once its log holds this many entries more than the last
     /// one, however small they are.

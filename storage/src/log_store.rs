@@ -67,6 +67,13 @@ pub trait LogStore: Send + Sync + 'static {
         0
     }
 
+    /// About how many bytes the group's entries after `index` take.
+    fn bytes_after(&self, group: GroupId, index: u64) -> u64;
+
+    /// The index of the last entry that is not among the last `bytes` bytes of the group's log, as
+    /// [`LogStore::bytes_after`] counts them; 0 where all are. Looks at all that are.
+    fn index_before(&self, group: GroupId, bytes: u64) -> u64;
+
     /// Appends entries that follow the group's last one without a gap.
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done);
 

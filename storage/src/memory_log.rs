@@ -257,6 +257,27 @@ impl LogStore for MemoryLog {
         told.unwrap_or_default()
     }
 
+    fn bytes_after(&self, group: GroupId, index: u64) -> u64 {
+        let inner = self.inner.lock();
+        let entries = inner.visible.get(&group).into_iter().flat_map(|held| &held.entries);
+        let after = entries.filter(|entry| entry.position.index > index);
+        after.map(|entry| entry.payload.len() as u64).sum()
+    }
+
+    fn index_before(&self, group: GroupId, bytes: u64) -> u64 {
+        let inner = self.inner.lock();
+        let entries =
+            inner.visible.get(&group).into_iter().flat_map(|held| held.entries.iter().rev());
+        let mut taken = 0;
+        for entry in entries {
+            taken += entry.payload.len() as u64;
+            if taken > bytes {
+                return entry.position.index;
+            }
+        }
+        0
+    }
+
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done) {
         self.write(Change::Append(group, entries), done);
     }

@@ -299,6 +299,28 @@ fn gap_is_a_broken_invariant() {
 }
 
 #[test]
+fn sizes_are_those_of_the_entries_there_are() {
+    on_both(|rig| {
+        assert_eq!((rig.log().bytes_after(A, 0), rig.log().index_before(A, 0)), (0, 0));
+        append(&*rig, A, 1, 1..=9);
+        append(&*rig, B, 1, 1..=50);
+        let told = |log: &dyn LogStore| {
+            let after: Vec<_> = (0..12).map(|index| log.bytes_after(A, index)).collect();
+            let before =
+                [0, 101, 102, 250, 612, 613, 10_000].map(|bytes| log.index_before(A, bytes));
+            (after, before)
+        };
+        let bytes = |count: u64| count * entry(A, 1, 1, 100).payload.len() as u64;
+        let whole: Vec<_> = (0..12u64).map(|index| bytes(9u64.saturating_sub(index))).collect();
+        assert_eq!(told(rig.log()), (whole, [9, 9, 8, 7, 3, 3, 0]));
+        durable(&*rig, |log, done| log.purge(A, Position { term: 1, index: 3 }, done));
+        let rig = rig.reopen();
+        let left: Vec<_> = (0..12u64).map(|index| bytes(9 - index.clamp(3, 9))).collect();
+        assert_eq!(told(rig.log()), (left, [9, 9, 8, 7, 0, 0, 0]));
+    });
+}
+
+#[test]
 fn long_history_stays_readable() {
     on_both(|mut rig| {
         for round in 0..20u64 {

@@ -27,7 +27,20 @@ struct Seen {
     checkpoint_at: Instant,
     snapshot_index: u64,
     snapshot_at: Instant,
+    /// How much had been appended when the last snapshot was written.
     snapshot_log_bytes: u64,
+    /// What the log held at the start and no snapshot covers yet: restarts must not make it grow.
+    left_log_bytes: u64,
+    /// The end of the snapshot file behind which the log was last shortened.
+    shortened_index: u64,
+}
+
+impl Seen {
+    /// What the log holds of `group` behind its last snapshot.
+    fn grown_bytes(&self, group: &RaftGroup) -> u64 {
+        let appended = group.log.appended_bytes().saturating_sub(self.snapshot_log_bytes);
+        self.left_log_bytes + appended
+    }
 }
 
 pub(crate) struct CheckpointerState {
@@ -83,6 +96,7 @@ impl CheckpointerState {
         if self.context.fitness.has_failed() {
             return;
         }
+        self.shorten_logs(&groups).await;
         if let Some(group) = self.snapshot_due(&groups) {
             self.snapshot(group).await;
         }
@@ -93,13 +107,16 @@ impl CheckpointerState {
             let (now, index) = (Instant::now(), group.core.applied().index());
             let snapshot = group.core.current_snapshot().ok().flatten();
             let covered = snapshot.and_then(|(meta, _)| meta.last_log_id);
+            let covered = covered.map_or(0, |last| last.index);
+            let (held, appended) = (group.log.bytes_after(covered), group.log.appended_bytes());
             Seen {
                 checkpoint_index: index,
                 checkpoint_at: now,
-                // What earlier processes left in the log counts: restarts must not make it grow.
-                snapshot_index: covered.map_or(0, |last| last.index),
+                snapshot_index: covered,
                 snapshot_at: now,
-                snapshot_log_bytes: 0,
+                snapshot_log_bytes: appended,
+                left_log_bytes: held,
+                shortened_index: 0,
             }
         })
     }
@@ -133,22 +150,23 @@ impl CheckpointerState {
     fn snapshot_due<'a>(&mut self, groups: &'a [Arc<RaftGroup>]) -> Option<&'a Arc<RaftGroup>> {
         let now = Instant::now();
         let config = self.context.config.checkpoint.clone();
-        let bound = config.snapshot_log_bytes.max(self.context.storages.state.disk_bytes());
-        let mut grown_total = 0;
+        let (mut grown_total, mut snapshots) = (0, 0);
         let mut largest: Option<(u64, &Arc<RaftGroup>)> = None;
         for group in groups {
             let seen = self.seen(group);
-            let grown = group.log.appended_bytes().saturating_sub(seen.snapshot_log_bytes);
+            let grown = seen.grown_bytes(group);
             let is_old = now - seen.snapshot_at > config.snapshot_age_max;
             let entries = group.core.applied().index().saturating_sub(seen.snapshot_index);
             if entries > config.snapshot_entries || (is_old && entries > 0) {
                 return Some(group);
             }
             grown_total += grown;
+            snapshots += group.core.snapshot_bytes();
             if largest.is_none_or(|(most, _)| grown > most) {
                 largest = Some((grown, group));
             }
         }
+        let bound = config.snapshot_log_bytes.max(snapshots);
         largest.filter(|_| grown_total > bound).map(|(_, group)| group)
     }
 
@@ -158,6 +176,28 @@ impl CheckpointerState {
         seen.snapshot_index = index;
         seen.snapshot_at = Instant::now();
         seen.snapshot_log_bytes = log_bytes;
+        seen.left_log_bytes = 0;
         group.write_snapshot().await;
+    }
+
+    /// Purges what new snapshots cover. A part of each log stays for followers that are a little
+    /// behind: Raft keeps a number of entries, which may be of a MiB each, and this its share of
+    /// the bytes.
+    async fn shorten_logs(&mut self, groups: &[Arc<RaftGroup>]) {
+        let share = self.context.config.checkpoint.snapshot_log_bytes / groups.len().max(1) as u64;
+        for group in groups {
+            let covered = group.core.current_snapshot().ok().flatten();
+            let covered = covered.and_then(|(meta, _)| meta.last_log_id);
+            let covered = covered.map_or(0, |last| last.index);
+            let seen = self.seen(group);
+            if seen.shortened_index == covered {
+                continue;
+            }
+            seen.shortened_index = covered;
+            let upto = group.log.index_before(share).min(covered);
+            if group.log.purged_index().unwrap_or(0) < upto {
+                group.purge_log(upto).await;
+            }
+        }
     }
 }

@@ -196,6 +196,11 @@ impl GroupCore {
         Ok(Some((Applied::decode(&info.applied)?.snapshot_meta(), info)))
     }
 
+    /// What the snapshot file takes: the size of the state as of then.
+    pub(crate) fn snapshot_bytes(&self) -> u64 {
+        self.snapshots.current(self.group).map_or(0, |info| info.bytes)
+    }
+
     /// Applies one entry and answers its proposer.
     pub(crate) fn apply(&self, entry: Entry) -> Result<EntryAnswer, io::Error> {
         let term = *entry.log_id.leader_id;

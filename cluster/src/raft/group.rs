@@ -99,7 +99,15 @@ impl RaftGroup {
         self.core.retire().await;
     }
 
-    /// Has a snapshot written, by openraft in a task of its own; the log is purged up to it.
+    /// Has the log purged up to `index`, as far as the snapshot file goes.
+    pub(crate) async fn purge_log(&self, index: u64) {
+        if let Err(error) = self.raft.trigger().purge_log(index).await {
+            tracing::warn!(group = self.id.0, %error, "raft is gone");
+        }
+    }
+
+    /// Has a snapshot written, by openraft in a task of its own; the log is purged up to it, except for
+    /// its last entries.
     pub(crate) async fn write_snapshot(&self) {
         if let Err(error) = self.raft.trigger().snapshot().await {
             tracing::warn!(group = self.id.0, %error, "raft is gone");

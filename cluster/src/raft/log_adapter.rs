@@ -78,6 +78,16 @@ impl GroupLog {
         self.appended_bytes.load(Ordering::Relaxed)
     }
 
+    /// About how many bytes the entries after `index` take.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        self.store.bytes_after(self.group, index)
+    }
+
+    /// The index of the last entry that is not among the last `bytes` bytes; 0 where all are.
+    pub(crate) fn index_before(&self, bytes: u64) -> u64 {
+        self.store.index_before(self.group, bytes)
+    }
+
     /// Whether nothing was ever written for the group here.
     pub(crate) fn is_pristine(&self) -> bool {
         let group = self.store.group(self.group);

@@ -22,6 +22,14 @@ impl LogStore for SlowLog {
         self.log.group(group)
     }
 
+    fn bytes_after(&self, group: GroupId, index: u64) -> u64 {
+        self.log.bytes_after(group, index)
+    }
+
+    fn index_before(&self, group: GroupId, bytes: u64) -> u64 {
+        self.log.index_before(group, bytes)
+    }
+
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done) {
         self.log.append(group, entries, done);
     }

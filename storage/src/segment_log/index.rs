@@ -121,6 +121,25 @@ impl Written {
         (self.first..).zip(self.slots.iter().copied())
     }
 
+    /// How many bytes the entries after `index` take.
+    pub(super) fn bytes_after(&self, index: u64) -> u64 {
+        let before = index.saturating_add(1).saturating_sub(self.first);
+        let before = usize::try_from(before).unwrap_or(usize::MAX);
+        self.slots.iter().skip(before).map(|slot| u64::from(slot.payload)).sum()
+    }
+
+    /// The index of the last entry that is not among the last `bytes` bytes; 0 where all are.
+    pub(super) fn index_before(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        let is_before = |slot: &Slot| {
+            let rest = left.checked_sub(u64::from(slot.payload));
+            left = rest.unwrap_or(0);
+            rest.is_none()
+        };
+        let at = self.slots.iter().rposition(is_before);
+        at.map_or(0, |at| self.first + at as u64)
+    }
+
     /// Adds the entry at `index`, which follows the last one.
     pub(super) fn append(&mut self, index: u64, slot: Slot, usage: &mut Usage) {
         self.last = Some(Position { term: slot.term, index });

@@ -191,6 +191,16 @@ impl LogStore for SegmentLog {
         self.shared.inner.lock().written.get(&group).map_or(0, |written| written.number)
     }
 
+    fn bytes_after(&self, group: GroupId, index: u64) -> u64 {
+        let inner = self.shared.inner.lock();
+        inner.written.get(&group).map_or(0, |written| written.bytes_after(index))
+    }
+
+    fn index_before(&self, group: GroupId, bytes: u64) -> u64 {
+        let inner = self.shared.inner.lock();
+        inner.written.get(&group).map_or(0, |written| written.index_before(bytes))
+    }
+
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Done) {
         let change = Change::Append(entries);
         let bytes = record_bytes(&change, 0);
