@@ -50,10 +50,8 @@ pub(crate) enum ShardMessage {
     EntryEnded,
     /// The entry in flight was answered with something else than its outcomes.
     EntryMismatched,
-    /// The linger of acknowledgements is over that began after so many entries.
-    LingerEnded(u64),
-    /// The wait for company is over that began after so many entries.
-    WaitEnded(u64),
+    /// The hold is over that began after so many entries.
+    HoldEnded(Hold, u64),
     /// Look at the time.
     Tick,
 }
@@ -69,11 +67,19 @@ pub(crate) struct ShardArguments {
     pub(crate) inbox: Arc<ShardInbox>,
 }
 
+/// What a queue waits for before it flies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Messages that its acknowledgements may ride with.
+    Linger,
+    /// Those who are expected back.
+    Company,
+}
+
 #[derive(PartialEq)]
 enum Flight {
     Idle,
-    Lingering,
-    Waiting,
+    Held(Hold),
     Flying,
 }
 
@@ -133,13 +139,8 @@ impl Actor for ShardActor {
             ShardMessage::EntryMismatched => {
                 return Err("an entry's answer does not fit its commands".into());
             }
-            ShardMessage::LingerEnded(entries) => {
-                if state.flight == Flight::Lingering && state.company.entries() == entries {
-                    state.fly(&myself);
-                }
-            }
-            ShardMessage::WaitEnded(entries) => {
-                if state.flight == Flight::Waiting && state.company.entries() == entries {
+            ShardMessage::HoldEnded(hold, entries) => {
+                if state.flight == Flight::Held(hold) && state.company.entries() == entries {
                     state.fly(&myself);
                 }
             }
@@ -173,18 +174,20 @@ impl ShardState {
         }
         if self.prompt == 0 {
             if self.flight == Flight::Idle {
-                self.flight = Flight::Lingering;
-                let entries = self.company.entries();
-                let ended = move || ShardMessage::LingerEnded(entries);
-                myself.send_after(ACKNOWLEDGEMENT_LINGER, ended);
+                self.hold(Hold::Linger, ACKNOWLEDGEMENT_LINGER, myself);
             }
         } else if self.company.is_complete(self.prompt) {
             self.fly(myself);
-        } else if self.flight != Flight::Waiting {
-            self.flight = Flight::Waiting;
-            let entries = self.company.entries();
-            myself.send_after(self.company.wait(), move || ShardMessage::WaitEnded(entries));
+        } else if self.flight != Flight::Held(Hold::Company) {
+            self.hold(Hold::Company, self.company.wait(), myself);
         }
+    }
+
+    /// Lets the queue wait so long. A hold that gave way to another, or to an entry, ends nothing.
+    fn hold(&mut self, hold: Hold, time: Duration, myself: &ActorRef<ShardMessage>) {
+        self.flight = Flight::Held(hold);
+        let entries = self.company.entries();
+        myself.send_after(time, move || ShardMessage::HoldEnded(hold, entries));
     }
 
     /// Hands the next entry to Raft.
