@@ -75,15 +75,35 @@ fn violations(graph: &Graph) -> Vec<String> {
     found
 }
 
-#[test]
-fn crates_use_only_the_layers_below_them() {
+/// What cargo says of the workspace.
+fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let graph = graph(&serde_json::from_slice(&output.stdout).unwrap());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn cargo_run_starts_heliograph() {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap();
+    let default = metadata["workspace_default_members"].as_array().unwrap();
+    let programs: Vec<&str> = packages
+        .iter()
+        .filter(|package| default.contains(&package["id"]))
+        .flat_map(|package| package["targets"].as_array().unwrap())
+        .filter(|target| target["kind"][0] == "bin")
+        .map(|target| target["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(programs, ["heliograph"]);
+}
+
+#[test]
+fn crates_use_only_the_layers_below_them() {
+    let graph = graph(&metadata());
     assert_eq!(graph.len(), EDGES.len(), "a crate of the list is gone");
     assert_eq!(violations(&graph), Vec::<String>::new());
 }
