@@ -2,8 +2,6 @@
 //! chunk put back, into the log, the state database and the snapshots. Each is found, the node mends
 //! by itself, nothing accepted is lost, and nothing that was not sent is ever delivered.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs,
@@ -22,8 +20,9 @@ use heliograph_chaos_tests::{
     workload::Config,
 };
 use serde_json::Value;
-use support::{Run, assert_good, at_least, metric};
 use tokio::time::{Instant, sleep};
+
+use crate::support::{Run, assert_good, at_least, metric};
 
 /// The node whose files are damaged.
 const NODE: u16 = 3;

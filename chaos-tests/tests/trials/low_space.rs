@@ -6,8 +6,6 @@
 //! The file systems are mounted in namespaces of their own, without privilege; where the system
 //! refuses them the trial says so and shows nothing.
 
-mod support;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -25,8 +23,9 @@ use heliograph_chaos_tests::{
 };
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use support::metric;
 use tokio::time::{Instant, sleep};
+
+use crate::support::metric;
 
 /// Far longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(120);

@@ -13,6 +13,8 @@ use heliograph_chaos_tests::{
 };
 use tokio::time::Instant;
 
+use crate::support::assert_good;
+
 /// How long traffic flows between two steps.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -47,9 +49,7 @@ async fn a_rolling_restart_loses_nothing_and_repeats_nothing() -> Result<()> {
     let from = stops.min().unwrap_or_default();
     let waits = patience::waits(&history, from);
     eprintln!("from the first stop on, {waits}");
-    ensure!(verdict.passed(), "{verdict}");
-    ensure!(report.refused.is_empty(), "{:?}", report.refused);
-    ensure!(report.missing == 0, "{report:?}");
+    assert_good(&verdict, &report)?;
     ensure!(waits.count > 0 && waits.longest < PATIENCE, "{waits}");
     // Three recipients use the product's client, each at one node: each had to go on somewhere.
     ensure!(report.resumed.by_ticket > 0, "nobody resumed by ticket: {report:?}");

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use heliograph_chaos_tests::{
-    checker::{Expectation, Verdict},
-    cluster::Options,
-    history::Fault,
-    trial::Trial,
-    workload::{Config, Report},
+    checker::Expectation, cluster::Options, history::Fault, trial::Trial, workload::Config,
 };
+
+use crate::support::assert_good;
 
 /// How long after a fault traffic is watched.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -27,13 +25,6 @@ fn kill(nodes: &[u16]) -> Fault {
 
 fn restart(nodes: &[u16]) -> Fault {
     Fault::Restart { nodes: nodes.to_vec() }
-}
-
-fn assert_good(verdict: &Verdict, report: &Report) -> Result<()> {
-    ensure!(verdict.passed(), "{verdict}");
-    ensure!(report.refused.is_empty(), "{:?}", report.refused);
-    ensure!(report.missing == 0, "{report:?}");
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

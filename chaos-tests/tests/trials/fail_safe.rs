@@ -1,8 +1,6 @@
 //! Disks that fail under a running node: it leads no more, says so, serves its clients through the
 //! others, and comes back by itself once the disk is well.
 
-mod support;
-
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -18,8 +16,9 @@ use heliograph_chaos_tests::{
 use hyper::StatusCode;
 use rand::Rng as _;
 use serde_json::json;
-use support::{Run, assert_good};
 use tokio::time::{Instant, sleep};
+
+use crate::support::{Run, assert_good};
 
 const EXPECTATION: Expectation =
     Expectation::of_three(Duration::from_secs(60), Duration::from_secs(15));

@@ -2,8 +2,6 @@
 //!
 //! `HELIOGRAPH_CHAOS_SEED` repeats a run's decisions, `HELIOGRAPH_CHAOS_ROUNDS` makes it longer.
 
-mod support;
-
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,7 +10,8 @@ use heliograph_chaos_tests::{
     workload::Config,
 };
 use rand::Rng as _;
-use support::{Run, assert_good};
+
+use crate::support::{Run, assert_good};
 
 /// Nothing is promised while there is no majority; what is asked is that it goes on afterwards.
 const EXPECTATION: Expectation =
