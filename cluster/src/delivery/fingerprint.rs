@@ -18,9 +18,9 @@ impl Fingerprints {
     pub(crate) fn of(message: &Outgoing, key: &[u8; 32]) -> Self {
         let recipient = message.recipient.as_str().as_bytes();
         let id = message.message_id.as_str().as_bytes();
-        let whole = digest(key, b"message", &[recipient, id]);
-        let sender = digest(key, b"sender", &[message.sender.as_str().as_bytes()]);
-        let content = digest(key, b"content", &[&message.content]);
+        let whole = digest(key, b"message", [recipient, id]);
+        let sender = digest(key, b"sender", [message.sender.as_str().as_bytes()]);
+        let content = digest(key, b"content", [&message.content]);
         let mut wide = [0; 16];
         wide.copy_from_slice(&whole[..16]);
         Self {
@@ -34,9 +34,9 @@ impl Fingerprints {
 /// What is hashed in one go. 1 KiB: a chunk of BLAKE3; nearly all ids and most contents fit.
 const WHOLE_BYTES_MAX: usize = 1024;
 
-fn digest(key: &[u8; 32], kind: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+fn digest<const N: usize>(key: &[u8; 32], kind: &[u8], parts: [&[u8]; N]) -> [u8; 32] {
     // With its length: what is at a part's end cannot move to the next one's beginning.
-    let lengths: Vec<_> = parts.iter().map(|part| (part.len() as u64).to_le_bytes()).collect();
+    let lengths = parts.map(|part| (part.len() as u64).to_le_bytes());
     let pieces = || {
         let parts = lengths.iter().zip(parts).flat_map(|(length, part)| [&length[..], part]);
         std::iter::once(kind).chain(parts)
@@ -93,7 +93,7 @@ mod tests {
             hasher.update(&(bytes as u64).to_le_bytes());
             hasher.update(&content);
             let expected = *hasher.finalize().as_bytes();
-            assert_eq!(digest(&[3; 32], b"content", &[&content]), expected, "{bytes} bytes");
+            assert_eq!(digest(&[3; 32], b"content", [&content]), expected, "{bytes} bytes");
         }
     }
 
