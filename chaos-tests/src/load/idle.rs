@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     crowd::{At, Crowd},
@@ -13,6 +13,11 @@ use super::{
     target::Target,
 };
 use crate::wire::Security;
+
+/// How long the devices are left alone before the first connection: longer than the 30 s after which what
+/// was registered goes from memory to the disk, since the database's memory of devices is none of a
+/// connection's.
+const SETTLE: Duration = Duration::from_secs(40);
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +53,7 @@ pub struct IdleReport {
     pub bytes_at_others: Option<f64>,
     /// The nodes before any of this run's devices was registered.
     pub fresh: Vec<NodeUse>,
-    /// With the devices registered, before the first connection.
+    /// With the devices registered and on the disk, before the first connection.
     pub registered: Vec<NodeUse>,
     /// With all connections.
     pub connected: Vec<NodeUse>,
@@ -62,11 +67,12 @@ pub async fn run(target: &Target, plan: Plan) -> Result<IdleReport> {
     let doors = target.doors();
     let fresh = target.now()?;
     let devices = devices(doors, "idle", plan.connections).await?;
+    sleep(SETTLE).await;
     let registered = target.now()?;
     let began = Instant::now();
     let crowd = Crowd::gather(doors, plan.at, devices).await?;
     let connect_seconds = began.elapsed().as_secs_f64();
-    tokio::time::sleep(plan.hold).await;
+    sleep(plan.hold).await;
     let connected = target.now()?;
     let growth = growth(&registered, &connected);
     let first = doors.first().context("a cluster has a node")?;
