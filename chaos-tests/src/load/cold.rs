@@ -7,15 +7,14 @@ use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{fill::Fill, target::Fresh};
+use super::{
+    fill::Fill,
+    target::{Fresh, SETTLE},
+};
 use crate::cluster::LocalCluster;
 
 /// The node that is started again and again.
 const NODE: u16 = 3;
-
-/// How long a cluster is left alone once it is full. Longer than a checkpoint waits (30 s), and than what is
-/// written of a GiB then takes: starts are to be measured, and not what else the disk does.
-const SETTLE: Duration = Duration::from_secs(60);
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +80,7 @@ pub async fn run(fresh: &Fresh, plan: Plan) -> Result<ColdReport> {
     Fill { messages, mailboxes, content_bytes }.pour(&cluster.doors(), 0).await?;
     let fill_seconds = began.elapsed().as_secs_f64();
     cluster.caught_up().await?;
+    // Starts are to be measured, and not what else the disk does.
     tokio::time::sleep(SETTLE).await;
     let file_bytes = file_bytes(&cluster.node(NODE)?.data_dir)?;
     let mut starts = Vec::new();

@@ -10,14 +10,9 @@ use super::{
     crowd::{At, Crowd},
     fleet::devices,
     report::NodeUse,
-    target::Target,
+    target::{SETTLE, Target},
 };
 use crate::wire::Security;
-
-/// How long the devices are left alone before the first connection: longer than the 30 s after which what
-/// was registered goes from memory to the disk, since the database's memory of devices is none of a
-/// connection's.
-const SETTLE: Duration = Duration::from_secs(40);
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +62,7 @@ pub async fn run(target: &Target, plan: Plan) -> Result<IdleReport> {
     let doors = target.doors();
     let fresh = target.now()?;
     let devices = devices(doors, "idle", plan.connections).await?;
+    // What the database keeps of devices once they are on the disk is none of a connection's memory.
     sleep(SETTLE).await;
     let registered = target.now()?;
     let began = Instant::now();

@@ -17,7 +17,7 @@ use super::{
     open,
     report::{LoadReport, median},
     stalls, stored,
-    target::{Fresh, Target},
+    target::{Fresh, SETTLE, Target},
     traffic::Traffic,
 };
 use crate::cluster::ClientPort;
@@ -34,8 +34,6 @@ const SYNCS: u32 = 2_000;
 const HOLD: Duration = Duration::from_secs(60);
 /// For how long the machine is watched before the loads.
 const WATCHED: Duration = Duration::from_secs(10);
-/// Longer than the 30 s after which what has changed goes from memory to the disk.
-const SETTLE: Duration = Duration::from_secs(60);
 /// Shards of the idle clusters.
 const IDLE_SHARDS: [u16; 2] = [16, 64];
 /// Mailboxes of one message each.

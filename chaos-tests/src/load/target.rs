@@ -18,6 +18,10 @@ use crate::{
 /// How long leaderships may take to be where they are to be after a start.
 pub(super) const WHOLE: Duration = Duration::from_secs(60);
 
+/// How long a cluster is left alone before what it has taken in is looked at. Longer than a checkpoint waits
+/// (30 s), and than what is written of a GiB then takes.
+pub(super) const SETTLE: Duration = Duration::from_secs(60);
+
 /// How often a long run says how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
