@@ -21,6 +21,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::support::assert_good;
+
 /// How long an answer may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// How long a socket that says nothing may stay: the server's own limits are 10 and 15 s.
@@ -378,9 +380,7 @@ async fn bad_input_gets_its_answer_and_disturbs_nobody() -> Result<()> {
     closed(silent.into_iter().flatten().collect()).await?;
     trial.flow(Duration::from_secs(1)).await?;
     let (verdict, report) = trial.judge(&EXPECTATION).await?;
-    ensure!(verdict.passed(), "{verdict}");
-    ensure!(report.refused.is_empty() && report.missing == 0, "{report:?}");
-    Ok(())
+    assert_good(&verdict, &report)
 }
 
 async fn abuse(nodes: &[SocketAddr], device: &Device) -> Result<()> {
