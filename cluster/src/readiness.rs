@@ -3,7 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::context::Context;
+use heliograph_storage::GroupId;
+
+use crate::{
+    context::{Context, META, group_of},
+    topology::Topology,
+};
 
 /// How often a node that has just started looks whether it has caught up.
 const LOOK: Duration = Duration::from_millis(50);
@@ -49,10 +54,26 @@ impl Context {
         if !self.has_opened_shards() {
             return Some("opening the shards");
         }
+        if self.waits_for_votes(&topology) {
+            return Some("a replica that began anew has no vote yet: it is catching up");
+        }
         if self.shards_without_leader() > 0 {
             return Some("waiting for leaders of all shards");
         }
         None
+    }
+
+    /// Whether a replica here began anew and does not vote yet: until then its group can do without no
+    /// other.
+    fn waits_for_votes(&self, topology: &Topology) -> bool {
+        let local = self.local();
+        let began_anew = |group: &GroupId| {
+            let placement = topology.placement_of(*group);
+            placement.is_some_and(|placement| placement.renewed.contains(&local))
+        };
+        let votes = |group: GroupId| self.group(group).is_some_and(|group| group.votes());
+        let groups = std::iter::once(META).chain(topology.shards().map(group_of));
+        groups.filter(began_anew).any(|group| !votes(group))
     }
 
     /// Whether every replica here has heard from its leader and applied what that had committed.

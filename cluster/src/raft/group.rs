@@ -124,6 +124,15 @@ impl RaftGroup {
         self.raft.voter_ids().find(|id| node_of(*id) == node)
     }
 
+    /// Whether this replica votes by a membership that is committed, and no change of voters is on its
+    /// way: while one is, the old voters decide as well.
+    pub(crate) fn votes(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let committed = metrics.borrow_watched().committed_membership_config.clone();
+        let voters = committed.membership().get_joint_config();
+        matches!(&voters[..], [voters] if voters.contains(self.raft.node_id()))
+    }
+
     /// Whether what is applied here is all that was committed when the leader last spoke: older
     /// states of the group's past are over.
     pub(crate) fn is_current(&self) -> bool {

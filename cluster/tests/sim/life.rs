@@ -89,3 +89,23 @@ fn sim_a_damaged_replica_begins_anew() {
         });
     });
 }
+
+/// Ready means that the cluster can do without another node: not before the new replica has a vote.
+#[test]
+fn sim_a_node_whose_replica_begins_anew_is_ready_once_that_votes() {
+    for_each_seed(seeds_or(SEEDS), |seed| {
+        simulate(seed, |seed| async move {
+            let mut world = World::start(seed).await;
+            world.run_with_faults(Duration::from_secs(3)).await;
+            world.heal_and_settle().await;
+            world.crash(2);
+            world.lose_log_of(2, ShardId(0));
+            world.boot(2).await;
+            world.all_ready().await;
+            world.crash(usize::try_from(seed % 2).unwrap());
+            world.led_again().await;
+            world.heal_and_settle().await;
+            world.check().await;
+        });
+    });
+}
