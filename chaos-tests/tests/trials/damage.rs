@@ -285,9 +285,13 @@ async fn damage_one(
     if kind.directory == "log" {
         at_least(&trial.cluster, NODE, DAMAGED_REPLICAS, 1.0).await?;
     }
+    let found = began.elapsed();
+    // The scrub finds damage in a sealed segment after the node was ready: it is not, until it has
+    // mended.
+    trial.cluster.ready(NODE).await?;
     eprintln!(
         "{damage:?} of {}, {}: flowed {flowed:.1?}, damaged {damaged:.1?}, ready {ready:.1?}, \
-         found {:.1?}",
+         found {found:.1?}, mended {:.1?}",
         kind.name,
         path.strip_prefix(&data)?.display(),
         began.elapsed()
