@@ -8,6 +8,9 @@ use std::{fs, path::Path, process::Output};
 use serde_json::Value;
 use support::{Dev, HttpNode, text};
 
+/// The registry, and the shards that `dev` makes of three nodes.
+const GROUPS: usize = 4;
+
 /// Runs `heliograph cluster ARGS --data-dir DIR`.
 fn cluster(dir: &Path, args: &[&str]) -> Output {
     let mut all = vec!["cluster"];
@@ -34,17 +37,17 @@ fn operators_see_a_cluster_and_strangers_do_not() {
         let status = json(&cluster(dir.path(), &["status", "--output", "json"]));
         if status["health"] == "healthy" { Ok(status) } else { Err(status) }
     });
-    assert_eq!(status["groups"].as_array().unwrap().len(), 7);
+    assert_eq!(status["groups"].as_array().unwrap().len(), GROUPS);
     let of = |name: &str| -> Vec<Value> {
         status["nodes"].as_array().unwrap().iter().map(|node| node[name].clone()).collect()
     };
     assert_eq!(of("id"), [1, 2, 3]);
-    assert_eq!(of("holds"), [7, 7, 7]);
-    assert_eq!(of("leads").iter().map(|leads| leads.as_u64().unwrap()).sum::<u64>(), 7);
+    assert_eq!(of("holds"), [GROUPS; 3]);
+    assert_eq!(of("leads").iter().map(|leads| leads.as_u64().unwrap()).sum::<u64>(), GROUPS as u64);
     assert!(of("disk_free_bytes").iter().all(|bytes| bytes.as_u64().unwrap() > 0));
     assert!(of("log_bytes").iter().all(|bytes| bytes.as_u64().unwrap() > 0));
     let people = text(&cluster(dir.path(), &["status"]).stdout);
-    assert!(people.contains("healthy, 3 nodes, 7 groups"), "{people}");
+    assert!(people.contains(&format!("healthy, 3 nodes, {GROUPS} groups")), "{people}");
 
     // A wrong token, by the command and by hand.
     let written: Value =
@@ -123,7 +126,7 @@ fn operators_change_what_becomes_of_nodes() {
     assert!(text(&drained.stdout).contains("done: the cluster is"), "{}", text(&drained.stdout));
     let status = node(dir.path(), 2);
     assert_eq!((&status["state"], &status["leads"]), (&"draining".into(), &0.into()));
-    assert_eq!(status["holds"], 7);
+    assert_eq!(status["holds"], GROUPS);
     assert!(run(&["undrain", "2", "--wait"]).status.success());
     assert_eq!(node(dir.path(), 2)["state"], "active");
 
@@ -195,7 +198,10 @@ fn a_sole_survivor_goes_on_after_a_recovery() {
     assert_eq!(asked.status.code(), Some(3));
     let words = text(&asked.stdout);
     assert!(words.contains("Survivors: 3. Struck out for ever: 1,2."), "{words}");
-    assert!(words.contains("7 groups have lost their quorum, 0 have not."), "{words}");
+    assert!(
+        words.contains(&format!("{GROUPS} groups have lost their quorum, 0 have not.")),
+        "{words}"
+    );
     assert!(words.contains("IS LOST"), "{words}");
     assert!(text(&asked.stderr).contains("nothing was changed"), "{}", text(&asked.stderr));
     let done = recover(&["--yes-lose-data", "--output", "json"]);

@@ -96,7 +96,7 @@ fn verify_tells_sound_data_from_damaged_and_changes_neither() {
     // Behind damage in the last segment nobody can be told to be whole.
     let groups = found["groups"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
     let replicas = groups.filter(|name| *name == "meta" || name.starts_with("shard "));
-    assert_eq!(replicas.count(), 7, "{found}");
+    assert_eq!(replicas.count(), 4, "{found}");
     assert!(found["do"].as_str().unwrap().contains("seeds them anew"));
     let people = verify(&data, &[]);
     assert_eq!(people.status.code(), Some(9));

@@ -79,8 +79,8 @@ struct VisitArgs {
     /// The project's load generator, as built
     #[arg(long, value_name = "FILE", default_value = "target/release/load")]
     load: PathBuf,
-    /// Shards of Heliograph
-    #[arg(long, default_value_t = 6)]
+    /// Shards of Heliograph; by default as many as `heliograph dev` makes
+    #[arg(long, default_value_t = 3)]
     shards: u32,
     /// Streams that NATS spreads the mailboxes over
     #[arg(long, default_value_t = 16)]

@@ -46,8 +46,6 @@ const TOKEN: &str = "admin-token";
 const REPLACE_AFTER: Duration = Duration::from_secs(60);
 /// As many replicas as a real cluster has by default.
 const REPLICAS: u8 = 3;
-/// Two for each of three nodes: on one machine more of them only make smaller entries (ADR 6).
-const SHARDS: u16 = 6;
 /// A log longer than this is set aside at the next start, so that two files of about this size are
 /// the most that stays.
 const LOG_BYTES_MAX: u64 = 16 << 20;
@@ -242,7 +240,7 @@ impl Layout {
             cluster: ClusterSection {
                 id: self.cluster_id.clone(),
                 members: members.collect(),
-                shards: SHARDS,
+                shards: shards(self.nodes.len()),
                 replicas,
                 replace_after: REPLACE_AFTER,
             },
@@ -292,6 +290,12 @@ impl Layout {
         init_tls::create(&tls, "dev", cluster_id, &nodes, clock::since_epoch())
             .or_exit(Reason::DataDirectory)
     }
+}
+
+/// How many shards `nodes` on this machine share: one to lead for each, and as many as replicas where there are
+/// fewer nodes. More of them only make smaller entries (ADR 6).
+fn shards(nodes: usize) -> u16 {
+    u16::try_from(nodes).unwrap_or(u16::MAX).max(u16::from(REPLICAS))
 }
 
 /// How many threads each of `nodes` on this machine gets: together as many as there are processors.

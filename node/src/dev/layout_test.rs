@@ -50,7 +50,7 @@ fn a_memory_without_admin_ports_is_given_some_for_good() {
 #[test]
 fn written_configurations_pass_the_checks_of_serve() {
     let dir = tempfile::tempdir().unwrap();
-    for (count, replicas) in [(1, 1), (2, 1), (3, 3), (5, 3)] {
+    for (count, replicas, shards) in [(1, 1, 3), (2, 1, 3), (3, 3, 3), (5, 3, 5)] {
         let dir = dir.path().join(count.to_string());
         fs::create_dir(&dir).unwrap();
         let layout = Layout::open(&args(&dir, count, 8080)).unwrap();
@@ -58,7 +58,7 @@ fn written_configurations_pass_the_checks_of_serve() {
         for node in &layout.nodes {
             let config = config::load(&node.config(), []).unwrap();
             assert_eq!(config.node.id, node.id);
-            assert_eq!(config.cluster.replicas, replicas);
+            assert_eq!((config.cluster.replicas, config.cluster.shards), (replicas, shards));
             assert_eq!(config.client.listen, node.http);
         }
     }

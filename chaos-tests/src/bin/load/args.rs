@@ -20,9 +20,10 @@ pub(crate) struct Cli {
     /// Nodes of the fresh cluster
     #[arg(long, global = true, default_value_t = 3)]
     nodes: u16,
-    /// Shards of the fresh cluster; by default as many as `heliograph dev` makes (ADR 6)
-    #[arg(long, global = true, default_value_t = 6)]
-    shards: u16,
+    /// Shards of the fresh cluster; by default as many as `heliograph dev` makes: one a node, three at
+    /// least (ADR 6)
+    #[arg(long, global = true)]
+    shards: Option<u16>,
     /// What the fresh cluster speaks with clients
     #[arg(long, global = true, value_enum, default_value_t = ClientPort::Plain)]
     client: ClientPort,
@@ -33,7 +34,8 @@ pub(crate) struct Cli {
 impl Cli {
     /// The fresh cluster.
     pub(crate) fn fresh(&self) -> Fresh {
-        Fresh { nodes: self.nodes, shards: self.shards, client: self.client }
+        let shards = self.shards.unwrap_or(self.nodes.max(3));
+        Fresh { nodes: self.nodes, shards, client: self.client }
     }
 }
 
