@@ -8,6 +8,7 @@
 //! - [`Keyring`]: the storage keys that all of it is sealed with, and their end.
 //! - snapshot files: a group's rows at one applied position, streamed to lagging peers.
 
+mod background;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -5,9 +5,10 @@
 //! value. For the same bytes the two checksums always differ, so neither passes for the other.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::journal::Change;
-use crate::seal::{KEY_NONE, KeyView, SEAL_BYTES, SEALED_AT, Sealer};
+use crate::seal::{KEY_NONE, KeyView, SEAL_BYTES, Sealer};
 
 /// What storing adds to a value, at most.
 pub(super) const STORED_EXTRA_BYTES: usize = KEY_BYTES + SEAL_BYTES + CRC_BYTES;
@@ -59,11 +60,10 @@ pub(super) fn close_value(key: &[u8], value: &[u8], sealer: &Sealer) -> Vec<u8> 
 pub(super) fn key_of(key: &[u8], stored: &[u8]) -> Result<u32, RowError> {
     let (value, crc) = stored.split_last_chunk::<CRC_BYTES>().ok_or(RowError::Damaged)?;
     let crc = u32::from_be_bytes(*crc);
-    if plain_crc(key, value) == crc {
-        return Ok(KEY_NONE);
-    }
+    // Nearly all are sealed.
     match value.first_chunk::<KEY_BYTES>() {
         Some(number) if sealed_crc(key, value) == crc => Ok(u32::from_be_bytes(*number)),
+        _ if plain_crc(key, value) == crc => Ok(KEY_NONE),
         _ => Err(RowError::Damaged),
     }
 }
@@ -78,14 +78,17 @@ pub(super) fn open_value(key: &[u8], stored: &[u8], keys: &KeyView) -> Result<By
     if !keys.holds(number) {
         return Err(RowError::KeyMissing);
     }
-    let mut sealed = stored[KEY_BYTES..].to_vec();
-    let opened = keys.open(number, &place(number, key), &mut sealed);
-    let bytes = opened.ok_or(RowError::Damaged)?.len();
-    Ok(Bytes::from(sealed).slice(SEALED_AT..SEALED_AT + bytes))
+    let opened = keys.open_copy(number, &place(number, key), &stored[KEY_BYTES..]);
+    opened.map(Bytes::from).ok_or(RowError::Damaged)
 }
 
-fn place(number: u32, key: &[u8]) -> Vec<u8> {
-    [&TAG[..], &number.to_le_bytes(), key].concat()
+/// Associated data. Hardly a key is so long that it needs the heap.
+fn place(number: u32, key: &[u8]) -> SmallVec<[u8; 64]> {
+    let mut place = SmallVec::with_capacity(TAG.len() + KEY_BYTES + key.len());
+    for part in [&TAG[..], &number.to_le_bytes(), key] {
+        place.extend_from_slice(part);
+    }
+    place
 }
 
 fn plain_crc(key: &[u8], value: &[u8]) -> u32 {
