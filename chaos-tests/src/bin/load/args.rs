@@ -140,7 +140,7 @@ pub(crate) enum Command {
     },
     /// Everything that the product is held to: bars, what was seen, whether they are met
     ///
-    /// Takes about three quarters of an hour. It is shorter with fewer parts (`--parts`), `--runs 1`,
+    /// Takes half an hour to three quarters. It is shorter with fewer parts (`--parts`), `--runs 1`,
     /// `--kills 5`, `--cold-mib 128`, `--stored 100000`.
     Suite(Suite),
 }
