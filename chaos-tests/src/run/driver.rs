@@ -122,9 +122,13 @@ pub async fn run(
     };
     let mut cut_short = drive.inflict_all(stop).await.err();
     observer.end().await;
-    let settled = drive.settle().await;
-    let whole = settled.is_ok();
-    cut_short = cut_short.or(settled.err());
+    // A cluster that was seen to break a promise may never be whole again.
+    let mut whole = !drive.has_seen_enough();
+    if whole {
+        let settled = drive.settle().await;
+        whole = settled.is_ok();
+        cut_short = cut_short.or(settled.err());
+    }
     let Drive { cluster, bounds, workload, recorder, watcher, .. } = drive;
     watcher.step("waiting for the last messages");
     let finished = workload.finish_within(DRAIN_PATIENCE).await;
@@ -201,6 +205,11 @@ struct Drive<'a, W> {
 }
 
 impl<W: Watcher> Drive<'_, W> {
+    /// Whether a broken promise is all that is wanted, and one was seen.
+    fn has_seen_enough(&self) -> bool {
+        self.order.until == Until::Broken && checker::is_broken_so_far(&self.recorder.history())
+    }
+
     /// Inflicts step after step until the time is up and each was there once.
     async fn inflict_all(&mut self, stop: &CancellationToken) -> Result<()> {
         let profile = &self.order.profile;
@@ -214,8 +223,7 @@ impl<W: Watcher> Drive<'_, W> {
         loop {
             let elapsed = began.elapsed();
             let is_over = elapsed > time && plan.has_done_all() || elapsed > time * STRETCH;
-            let is_broken = || checker::is_broken_so_far(&self.recorder.history());
-            if is_over || stop.is_cancelled() || self.order.until == Until::Broken && is_broken() {
+            if is_over || stop.is_cancelled() || self.has_seen_enough() {
                 return Ok(());
             }
             if self.recorder.is_nearly_full() {
