@@ -176,7 +176,7 @@ fn a_backup_under_traffic_makes_clusters_of_other_sizes() {
         accepted.len()
     );
 
-    assert_eq!(manifest["shards"], 3);
+    assert_eq!(manifest["shards"], support::SHARDS);
     let in_it = manifest["total"]["messages"].as_u64().unwrap() as usize;
     assert!((before - 1..=after).contains(&in_it), "{in_it} of {before} to {after}");
     assert_eq!(manifest["total"]["devices"], 5);

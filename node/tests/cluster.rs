@@ -6,10 +6,7 @@ mod support;
 use std::{fs, path::Path, process::Output};
 
 use serde_json::Value;
-use support::{Dev, HttpNode, text};
-
-/// The registry, and the shards that `dev` makes of three nodes.
-const GROUPS: usize = 4;
+use support::{Dev, GROUPS, HttpNode, text};
 
 /// Runs `heliograph cluster ARGS --data-dir DIR`.
 fn cluster(dir: &Path, args: &[&str]) -> Output {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Dev, HttpNode, text};
+use support::{Dev, GROUPS, HttpNode, text};
 
 fn verify(dir: &Path, args: &[&str]) -> Output {
     let mut all = vec!["verify", dir.to_str().unwrap()];
@@ -96,7 +96,7 @@ fn verify_tells_sound_data_from_damaged_and_changes_neither() {
     // Behind damage in the last segment nobody can be told to be whole.
     let groups = found["groups"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
     let replicas = groups.filter(|name| *name == "meta" || name.starts_with("shard "));
-    assert_eq!(replicas.count(), 4, "{found}");
+    assert_eq!(replicas.count(), GROUPS, "{found}");
     assert!(found["do"].as_str().unwrap().contains("seeds them anew"));
     let people = verify(&data, &[]);
     assert_eq!(people.status.code(), Some(9));

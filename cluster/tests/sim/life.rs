@@ -71,6 +71,14 @@ fn sim_a_lost_disk_is_refused_where_a_later_node_may_lead_the_registry() {
     });
 }
 
+/// Node 2 loses what its log held of shard 0, and is ready again.
+async fn comes_back_without_a_log(world: &mut World) {
+    world.crash(2);
+    world.lose_log_of(2, ShardId(0));
+    world.boot(2).await;
+    world.all_ready().await;
+}
+
 #[test]
 fn sim_a_damaged_replica_begins_anew() {
     for_each_seed(seeds_or(SEEDS), |seed| {
@@ -79,10 +87,7 @@ fn sim_a_damaged_replica_begins_anew() {
             // Long enough for checkpoints.
             world.run_with_faults(Duration::from_secs(6)).await;
             world.heal_and_settle().await;
-            world.crash(2);
-            world.lose_log_of(2, ShardId(0));
-            world.boot(2).await;
-            world.all_ready().await;
+            comes_back_without_a_log(&mut world).await;
             world.renewed(ShardId(0), 2).await;
             world.whole_again().await;
             world.check().await;
@@ -98,10 +103,7 @@ fn sim_a_node_whose_replica_begins_anew_is_ready_once_that_votes() {
             let mut world = World::start(seed).await;
             world.run_with_faults(Duration::from_secs(3)).await;
             world.heal_and_settle().await;
-            world.crash(2);
-            world.lose_log_of(2, ShardId(0));
-            world.boot(2).await;
-            world.all_ready().await;
+            comes_back_without_a_log(&mut world).await;
             world.crash(usize::try_from(seed % 2).unwrap());
             world.led_again().await;
             world.heal_and_settle().await;

@@ -23,6 +23,11 @@ use serde_json::Value;
 /// How long a cluster of unoptimised builds on a busy machine may take to get ready.
 const READY_SECONDS: u64 = 150;
 
+/// The shards that `dev` makes for up to three nodes.
+pub(crate) const SHARDS: usize = 3;
+/// The same, and the registry.
+pub(crate) const GROUPS: usize = SHARDS + 1;
+
 /// The public key of RFC 8032, test 1: not any 32 bytes are one.
 const PUBLIC_KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 

@@ -443,11 +443,9 @@ impl KeyView {
         }
     }
 
-    /// As [`KeyView::open`], but leaves `sealed` as it is and answers the body in memory of its own.
+    /// As [`KeyView::open`] of what is sealed, but leaves it as it is and answers the body in memory of
+    /// its own.
     pub(crate) fn open_copy(&self, key: u32, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-        match key {
-            KEY_NONE => Some(sealed.to_vec()),
-            key => self.keys.get(&key)?.open_copy(aad, sealed),
-        }
+        self.keys.get(&key)?.open_copy(aad, sealed)
     }
 }
